@@ -262,7 +262,7 @@ def datasets(folder: Path, is_named: bool = False) -> Iterator[Finding]:
         try:
             yield Finding("data", OK, f"{path.name}: {load_dataset(path).label}")
         except DatasetError as error:
-            yield Finding("data", BAD, _first_line(error), f"move {path} away and rebuild it; see data/README.md")
+            yield Finding("data", BAD, _first_line(error), f"move {path} elsewhere and rebuild it; see data/README.md")
 
 
 def database(storage: str, here: Path) -> Iterator[Finding]:
@@ -316,7 +316,7 @@ def _sqlite(path: Path) -> Finding:
 
     if not path.exists():
         return Finding("database", OK, f"{path}: does not exist yet; the first study creates it")
-    remedy = "restore it from a backup, or move it away to start from scratch"
+    remedy = "restore it from a backup, or move it elsewhere to start from scratch"
     if path.stat().st_size == 0:
         return Finding("database", BAD, f"{path}: empty", remedy)
     try:

@@ -1,6 +1,6 @@
-"""A network between simulated workers and a server on this machine. It delays every byte and counts round trips.
+"""Simulated network between workers and a local server. It delays every byte and counts round trips.
 
-It runs in a process of its own and serves all connections from one epoll loop, so that it costs the machine little.
+The network runs in a separate process and serves all connections from one epoll loop, so that it uses little CPU time.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ CHUNK_BYTES = 262_144
 
 @dataclass
 class _End:
-    """One socket of a forwarded connection."""
+    """One of the two sockets of a forwarded connection."""
 
     socket: socket.socket
     is_client: bool
     unsent: bytearray = field(default_factory=bytearray)
     other: _End | None = None
-    has_spoken: bool = False  # since the other end last did
+    has_spoken: bool = False  # since the other end last sent something
     waits_to_send: bool = False
 
 
 class Network:
-    """A running network.
+    """Running network.
 
     Attributes:
-        port: to which clients connect instead of the server's port.
+        port: port to which clients connect instead of the server's port.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -50,13 +50,13 @@ class Network:
 
     @property
     def pid(self) -> int:
-        """The process that forwards."""
+        """Id of the process that forwards data."""
         assert self._process.pid is not None
         return self._process.pid
 
     @property
     def round_trips(self) -> int:
-        """How often a client has sent something after the server had answered, in all connections."""
+        """Number of times that a client sent something after the server had answered, over all connections."""
         return self._round_trips.value
 
     def delay(self, seconds: float) -> None:
@@ -64,17 +64,17 @@ class Network:
         self._delay_s.value = seconds
 
     def through(self, url: str) -> str:
-        """The URL of the server, through this network."""
+        """Return a URL of the server that leads through this network."""
         return url.replace(f"127.0.0.1:{self._server_port}/", f"127.0.0.1:{self.port}/")
 
     def close(self) -> None:
-        """Cut all connections."""
+        """Close all connections and stop the process."""
         self._process.kill()
         self._process.join()
 
 
 class _Loop:
-    """The process behind a network."""
+    """Event loop of the process behind a network."""
 
     def __init__(self, listener: socket.socket, server_port: int, delay_s: Any, round_trips: Any) -> None:
         self._listener, self._server_port = listener, server_port
@@ -100,7 +100,7 @@ class _Loop:
                 heapq.heappop(self._due)[2]()
 
     def _pause_s(self) -> float:
-        """Seconds until the next delivery, rounded to milliseconds; epoll rounds up."""
+        """Return the seconds until the next delivery, rounded to milliseconds, because epoll rounds up."""
         if not self._due:
             return -1.0
         return max(round(1e3 * (self._due[0][0] - time.monotonic())) - 0.5, 0.0) / 1e3
@@ -151,7 +151,7 @@ class _Loop:
         if end.waits_to_send == bool(end.unsent):
             return
         end.waits_to_send = bool(end.unsent)
-        with suppress(OSError):  # the end was closed by its program
+        with suppress(OSError):  # its program closed the socket
             self._poller.modify(end.socket, select.EPOLLIN | (select.EPOLLOUT if end.unsent else 0))
 
     def _close(self, *ends: _End) -> None:

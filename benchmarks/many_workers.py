@@ -1,4 +1,4 @@
-"""The table and the picture of `benchmarks/workers.py --simulate`, and what limits the number of workers."""
+"""Table and figure of `benchmarks/workers.py --simulate`: throughput by number of workers, and what limits it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ NAME = "many_workers"
 OWN_FILE = f"{NAME}.json"
 WORKERS, ROUND_TRIPS_MS, TRIALS_S = (16, 64, 256), (0.3, 5.0, 50.0), (5.0, 30.0)
 QUICK = (Case(2, 5.0, 1.0),)
-# A trial_s that is not here has the last one's.
+# Other values of trial_s use the last window.
 WINDOWS_S = {1.0: 2.0, 5.0: 20.0, 30.0: 30.0}
-FINISHED = (100, 1_000, 4_000)  # trials, with which the sampler is timed
+FINISHED = (100, 1_000, 4_000)  # numbers of finished trials for which the sampler is timed
 TARGET = Case(64, 5.0, 30.0)
 LEAST_SHARE = 0.9
-AT_ITS_LIMIT = 0.85  # the share of time or of the cores from which something is called the limit
+AT_ITS_LIMIT = 0.85  # share of the time or of the cores above which the lock or the CPU counts as the limit
 COLUMNS = {
     "workers": "workers", "rtt_ms": "round trip, ms", "trial_s": "trial, s", "share_ideal": "of the ideal",
     "trials_per_min": "trials/min", "limit": "limit", "lock_ms": "lock held, ms", "share_locked": "lock taken",
@@ -48,7 +48,7 @@ COLUMNS = {
 
 
 def simulate(args: argparse.Namespace) -> dict[str, Any]:
-    """Run every case that the result file does not have yet."""
+    """Run every case that is not in the result file yet."""
     logging.getLogger("train").setLevel(logging.ERROR)
     cases = QUICK if args.quick else [Case(w, r, t) for w in WORKERS for t in TRIALS_S for r in ROUND_TRIPS_MS]
     jobs = [(case.workers, case.round_trip_ms, case.trial_s) for case in cases]
@@ -71,26 +71,26 @@ def simulate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def about() -> str:
-    """How the figures were made."""
+    """Return the description of the measurement for the result file."""
     return (
-        f"Everything is real but the training, which is a wait: workers are processes that open the study, take trials "
-        f"of {N_SPLITS} splits under its lock, sample the settings of {AGENT}, prune, send heartbeats, write the files "
-        f"of each split and send them to an artifact store (a folder). {WORKERS_A_HOST} workers have one host name. "
-        "PostgreSQL 15 is on the same machine, with fsync, behind a process that delays every byte. The ideal is the "
-        "number of workers divided by the length of a trial. CPU is that of workers, server and network; the lock is "
-        "the limit if it is taken, and the CPU if it is used, more than "
-        f"{AT_ITS_LIMIT:.0%} of the time."
+        f"Everything is real except the training, which is replaced by a wait. Workers are processes that open the "
+        f"study, take trials of {N_SPLITS} splits under its lock, sample the settings of {AGENT}, prune, send "
+        "heartbeats, write the files of each split and send them to an artifact store (a folder). "
+        f"{WORKERS_A_HOST} workers share a host name. PostgreSQL 15 runs on the same machine, with fsync, behind a "
+        "process that delays every byte. The ideal throughput is the number of workers divided by the duration of a "
+        "trial. CPU time includes workers, server and network. The lock or the CPU is called the limit if it is busy "
+        f"for more than {AT_ITS_LIMIT:.0%} of the time."
     )
 
 
 def limit_of(row: Mapping[str, Any]) -> str:
-    """What keeps a case from more trials."""
+    """Return what limits the throughput of a case, or "" if nothing does."""
     limits = {"lock": row["share_locked"], "CPU": row["share_cpu"]}
     return " and ".join(name for name, share in limits.items() if share >= AT_ITS_LIMIT)
 
 
 def notes_of(rows: Sequence[Mapping[str, Any]], timed: Mapping[int, float], torch_mib: float) -> list[str]:
-    """Sentences below the table."""
+    """Return the text below the table."""
     most = max(rows, key=lambda row: row["connections"])
     per_connection = most["server_mib"] / most["connections"]
     sampling = ", ".join(f"{1e3 * seconds:.0f} ms with {n:,}" for n, seconds in timed.items())
@@ -101,23 +101,23 @@ def notes_of(rows: Sequence[Mapping[str, Any]], timed: Mapping[int, float], torc
         f"Connections: {most['connections'] / most['workers']:.0f} per worker, {per_connection:.1f} MiB of the "
         f"server's memory each. `max_connections` was {MOST_CONNECTIONS:,}; the default is 100.",
         "",
-        f"Memory: simulated workers are forked after the imports and share them. A worker that is started by itself "
-        f"has {torch_mib:.0f} MiB of its own after the imports, before networks and rollouts.",
+        f"Memory: simulated workers are forked after the imports and share their memory. A worker that is started "
+        f"separately has {torch_mib:.0f} MiB of private memory after the imports, before networks and rollouts.",
         "",
-        f"Sampler: the settings of a trial take {sampling} finished trials, CPU time of the worker.",
+        f"Sampler: sampling the settings of a trial takes {sampling} finished trials (CPU time of the worker).",
         "",
-        f"Check: {ended:,} trials were completed and {lost} were pruned or failed. The round trip that was measured "
-        f"differs from the nominal one by at most {round_trips:.1f} ms where the CPU is not the limit.",
+        f"Check: {ended:,} trials completed, and {lost} were pruned or failed. If the CPU is not the limit, the "
+        f"measured round trip differs from the nominal one by at most {round_trips:.1f} ms.",
     ]
 
 
 def space_of(set_up: Stage) -> Space:
-    """The study's search space."""
+    """Return the search space of the study."""
     return build_space(longest_episode_bars=min(d.longest_episode_bars for d in set_up.data), agent=AGENT)
 
 
 def sampling_s(space: Space, n_finished: int) -> float:
-    """CPU seconds in which the sampler chooses a trial's settings after so many finished trials; median of five."""
+    """Return the CPU seconds to sample a trial's settings after `n_finished` trials, as the median of five."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(n_finished):
@@ -135,19 +135,19 @@ def sampling_s(space: Space, n_finished: int) -> float:
 
 
 def memory_with_torch_mib() -> float:
-    """MiB that only a worker process has after its imports."""
+    """Return the private memory of a worker process after its imports, in MiB."""
     code = "import psutil, train.worker_program; print(psutil.Process().memory_full_info().uss)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=measuring.REPO)
     return int(done.stdout.split()[-1]) / 2**20
 
 
 # ------------------------------------------------------------------------------------------------------------- picture
-# Okabe and Ito's colours, which colour-blind readers tell apart; markers differ too.
+# The palette of Okabe and Ito, which color-blind readers can distinguish. Markers differ too.
 STYLES = {0.3: ("#0072B2", "o"), 5.0: ("#D55E00", "s"), 50.0: ("#009E73", "^")}
 
 
 def draw(part: Mapping[str, Any], path: Path) -> None:
-    """Draw the share of the ideal throughput by number of workers, one panel per length of a trial."""
+    """Draw the share of the ideal throughput by number of workers, with one panel per trial duration."""
     made = measuring.figure((12.5, 6.0), part)
     for axes, trial_s in zip(made.subplots(1, 2, sharey=True), TRIALS_S, strict=True):
         for rtt_ms, (colour, marker) in STYLES.items():

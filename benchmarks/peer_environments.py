@@ -1,12 +1,12 @@
-"""Environments of other projects, each stepped in its own interpreter. `benchmarks/peers.py` starts this program.
+"""Step an environment of another project in its own interpreter. `benchmarks/peers.py` starts this program.
 
-The program imports NumPy and one peer, and nothing of this repository, because peers need versions of their
-dependencies that exclude ours. It reads one duration in seconds per line and answers each with a rate in environment
-steps per second. The first line that it prints is the peer's version, or the reason why it cannot run.
+The program imports only NumPy and one peer, because the dependencies of peers conflict with those of this repository.
+It first prints the version of the peer, or the reason why the peer cannot run. It then reads one duration in seconds
+per line and prints a rate in environment steps per second for each.
 
-The market has 30,000 five-minute bars. A peer that trades several coins gets 7 of them; the others get one. Features
-are 77 columns and a window of 5 bars if the peer takes such a window, so an observation has about 390 numbers. Actions
-are random and drawn beforehand. An environment that does not reset itself is reset when its episode ends.
+The market has 30,000 five-minute bars. A peer that trades several coins gets 7 of them, and the others get one. There
+are 77 feature columns, with a window of 5 bars if the peer supports windows, so an observation has about 390 numbers.
+Actions are random and drawn in advance. An environment that does not reset itself is reset when its episode ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 
 N_ASSETS, N_FEATURES, LOOKBACK, N_BARS, N_ACTIONS = 7, 77, 5, 30_000, 32
 FEE, SLIPPAGE = 0.0025, 0.0005
-Work = Callable[[], None]  # N_ACTIONS steps of all environments
+Work = Callable[[], None]  # performs N_ACTIONS steps of all environments
 
 
 def closes(n_assets: int) -> np.ndarray:
@@ -62,7 +62,7 @@ def discrete_actions(n_actions: int) -> list[int]:
 
 
 def gym_trading_env(n_envs: int) -> Work:
-    """Return the work of gym-trading-env's TradingEnv: one coin, three positions."""
+    """Return a function that steps gym-trading-env's TradingEnv with one coin and three positions."""
     from gym_trading_env.environments import TradingEnv
 
     env = TradingEnv(ohlc_frame("feature_"), positions=[0, 0.5, 1], windows=LOOKBACK, trading_fees=FEE, verbose=0)
@@ -70,7 +70,7 @@ def gym_trading_env(n_envs: int) -> Work:
 
 
 def gymnasium_work(env: Any, actions: list[int]) -> Work:
-    """Return a loop over `actions` that resets a gymnasium environment at the end of an episode."""
+    """Return a function that steps a Gymnasium environment through `actions` and resets it after each episode."""
     env.reset()
 
     def work() -> None:
@@ -83,7 +83,7 @@ def gymnasium_work(env: Any, actions: list[int]) -> Work:
 
 
 def finrl(n_envs: int) -> Work:
-    """Return the work of FinRL's CryptoEnv.
+    """Return a function that steps FinRL's CryptoEnv.
 
     The module is loaded from its file, because `import finrl` also imports brokers, Ray and stable-baselines3.
     """
@@ -99,20 +99,20 @@ def finrl(n_envs: int) -> Work:
 
     def work() -> None:
         for action in actions:
-            if env.step(action.copy())[2]:  # it scales the actions in place
+            if env.step(action.copy())[2]:  # the environment scales the actions in place
                 env.reset()
 
     return work
 
 
 def elegantrl(n_envs: int) -> Work:
-    """Return the work of elegantrl's StockTradingVmapEnv, with the market in memory instead of a file."""
+    """Return a function that steps elegantrl's StockTradingVmapEnv, with the market in memory instead of a file."""
     import torch
     from elegantrl.envs.StockTradingVmapEnv import StockTradingVmapEnv
 
     noise = np.random.default_rng(1).normal(0.0, 30.0, (N_BARS, LOOKBACK * N_FEATURES - N_ASSETS))
     market = (closes(N_ASSETS), noise)
-    torch.set_grad_enabled(False)  # its own exploration runs without gradients
+    torch.set_grad_enabled(False)  # elegantrl's own exploration also runs without gradients
 
     class InMemory(StockTradingVmapEnv):
         def load_data_from_disk(self, tech_id_list: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +133,7 @@ def elegantrl(n_envs: int) -> Work:
 
 
 def torchtrade(n_envs: int) -> Work:
-    """Return the work of TorchTrade's VectorizedSequentialTradingEnv: one coin, five-minute bars, spot."""
+    """Return a function that steps TorchTrade's VectorizedSequentialTradingEnv: one coin, five-minute bars, spot."""
     import torch
     from tensordict import TensorDict
     from torchtrade.envs.offline.vectorized_sequential import (
@@ -160,7 +160,7 @@ def torchtrade(n_envs: int) -> Work:
     def work() -> None:
         nonlocal state
         for action in drawn:
-            # the loop of torchrl's own rollout: step, then reset the environments that are done
+            # as in TorchRL's rollout: step, then reset the environments that are done
             state.set("action", action)
             _, state = env.step_and_maybe_reset(state)
 
@@ -169,7 +169,7 @@ def torchtrade(n_envs: int) -> Work:
 
 
 def freqtrade(n_envs: int) -> Work:
-    """Return the work of freqtrade's Base5ActionRLEnv with the reward of its documentation's shape, profit per bar."""
+    """Return a function that steps freqtrade's Base5ActionRLEnv, with a reward class as in its documentation."""
     from freqtrade.freqai.RL.Base5ActionRLEnv import Base5ActionRLEnv
 
     class ProfitPerBar(Base5ActionRLEnv):
@@ -208,7 +208,7 @@ def rate(work: Work, n_envs: int, seconds: float) -> float:
 
 
 def main() -> None:
-    """Step the peer named on the command line, with as many environments, for each duration on standard input."""
+    """Step the peer and number of environments from the command line, for each duration on standard input."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("n_envs", type=int)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Environment steps per second of other projects' trading environments and of ours, taking turns on one machine.
+"""Compare the environment steps per second of other projects' trading environments with ours on one machine.
 
-Every peer runs in a virtual environment of its own, because peers exclude each other's dependencies and ours.
-`--install` creates the environments first; that takes some ten minutes and 6 GB of disk.
+The environments take turns. Every peer runs in its own virtual environment, because its dependencies conflict with ours
+and with those of other peers. `--install` creates these environments first, which takes about ten minutes and 6 GB.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ COLUMNS = measuring.columns(contender="environment class", n_envs="environments"
 COLUMNS |= {"n_coins": "coins", "ratio": "ours is faster by"}
 ABOUT = (
     "Environment steps per second on the CPU. 30,000 five-minute bars, 77 feature columns, a window of 5 bars, "
-    "random actions drawn beforehand. The last column divides the rate of VectorizedCryptoEnvAlpacaOptimized, which "
-    f"trades 7 coins, by the rate of the row; it has {FEW} environments, or {MANY:,} if the row has {MANY:,}. A peer "
+    "random actions drawn in advance. The last column divides the rate of VectorizedCryptoEnvAlpacaOptimized, which "
+    f"trades 7 coins, by the rate of the row. Ours has {FEW} environments, or {MANY:,} if the row has {MANY:,}. A peer "
     "without a vectorized environment steps one environment in a loop."
 )
 OPTIONS: tuple[measuring.Option, ...] = (
@@ -43,9 +43,9 @@ OPTIONS: tuple[measuring.Option, ...] = (
 
 @dataclass(frozen=True)
 class Features:
-    """What a project offers around the step, as the comparison in README.md shows it. "no" is a finding, not a gap.
+    """Features of a project besides the step, as shown in README.md. "no" means that the feature does not exist.
 
-    Each was read in the source of the version that is installed here.
+    The values were determined from the source code of the installed version.
     """
 
     vectorized: str
@@ -57,7 +57,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Peer:
-    """A project, how to install it, and which of its environments is stepped."""
+    """Project to compare with, its installation, and the environment that is stepped."""
 
     project: str
     environment: str
@@ -87,7 +87,7 @@ PEERS = (
         1,
         Features("no", "one", "fee, borrow interest", "no", "no"),
     ),
-    # finrl's file of this environment needs NumPy only.
+    # The file of this environment in finrl needs only NumPy.
     Peer(
         "FinRL",
         "CryptoEnv",
@@ -125,7 +125,7 @@ PEERS = (
 
 
 def install(peer: Peer, environments: Path) -> None:
-    """Create the peer's virtual environment. A failure is stored in the folder and becomes the peer's row."""
+    """Create the peer's virtual environment. If this fails, store the reason, which becomes the peer's row."""
     folder = peer.folder(environments)
     python, failed = folder / "bin" / "python", folder / "failed.txt"
     if python.exists() and not failed.exists():
@@ -147,7 +147,7 @@ def install(peer: Peer, environments: Path) -> None:
 
 @dataclass
 class Remote:
-    """A peer in its own interpreter; stands in for `measuring.Local` between turns."""
+    """Peer in its own interpreter, with the interface of `measuring.Local`."""
 
     n_envs: int
     process: subprocess.Popen[str]
@@ -164,7 +164,7 @@ class Remote:
             return answer
         self.process.wait()
         assert self.process.stderr is not None
-        raise RuntimeError((self.process.stderr.read().strip().splitlines() or ["ended without a word"])[-1])
+        raise RuntimeError((self.process.stderr.read().strip().splitlines() or ["ended without an error message"])[-1])
 
     def rate(self, seconds: float) -> float:
         """Return environment steps per second over about `seconds`."""
@@ -172,7 +172,7 @@ class Remote:
 
 
 def started(peer: Peer, n_envs: int, environments: Path) -> Remote | dict[str, Any]:
-    """Start a peer, or return the row that says why it does not run."""
+    """Start a peer, or return a row with the reason why it does not run."""
     name = f"{peer.project} {peer.environment}"
     row = {"contender": name, "n_envs": n_envs, "n_coins": peer.n_coins, "features": asdict(peer.features)}
     folder = peer.folder(environments)
@@ -193,7 +193,7 @@ def started(peer: Peer, n_envs: int, environments: Path) -> Remote | dict[str, A
 
 
 def own() -> list[measuring.Local]:
-    """Return our contenders; the two fast ones come first."""
+    """Return our environments, the two fast ones first."""
     from benchmarks import contenders as who
 
     made = [who.batched(True, "standard", n_envs) for n_envs in (FEW, MANY)]
@@ -205,7 +205,7 @@ def own() -> list[measuring.Local]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the section "peers"."""
+    """Measure all environments and return the section "peers"."""
     if args.install:
         for peer in PEERS:
             install(peer, args.environments)

@@ -1,8 +1,9 @@
-"""Many workers of one study on one machine: everything is real except the training of a split, which is a wait.
+"""Simulate many workers of one study on one machine. Only the training of a split is replaced by a wait.
 
-Each worker is a process, forked after the imports. It opens the study, takes trials under the lock, samples settings,
-beats, writes files, sends them to the artifact store and reports, all through the product's own code. The database is a
-real PostgreSQL server behind a network that delays every byte. Eight workers have one host name, as on one machine.
+Each worker is a process that is forked after the imports. It uses the production code to open the study, take trials
+under the lock, sample settings, send heartbeats, write files, send them to the artifact store and report progress. The
+database is a real PostgreSQL server behind a network that delays every byte. Eight workers share a host name, as on one
+machine.
 """
 
 from __future__ import annotations
@@ -54,21 +55,21 @@ from train.worker_program import WorkerReporter
 PLAN = SplitPlan("standard", 3, 2)  # the default: six splits
 N_SPLITS, N_BARS, N_ENVS, AGENT = 6, 4_500, 12, "ppo"
 WORKERS_A_HOST = 8
-REPORT_S = 1.0  # between two reports of a split's progress
-NEVER = 10**9  # trials: a study that does not end
+REPORT_S = 1.0  # between two progress reports of a split
+NEVER = 10**9  # target number of trials that a study never reaches
 OPENED, ASKED, HELD, TRAINED = "opened", "asked", "held", "trained"
 MOST_CONNECTIONS = 1_000
 SERVER = ("listen_addresses=127.0.0.1", f"max_connections={MOST_CONNECTIONS}", "shared_buffers=256MB")
 MIB, GIB = 2**20, 2**30
 PR_SET_PDEATHSIG = 1  # prctl(2)
-MIB_PER_WORKER = 68  # its own and that of its connections
+MIB_PER_WORKER = 68  # including the server's memory for its connections
 MEMORY = Path("/dev/shm")
 LONGEST_OPENING_S, SETTLE_S = 120.0, 3.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """Workers, the time to the server and back, and the time that a trial trains."""
+    """Number of workers, round-trip time to the server, and training time of a trial."""
 
     workers: int
     round_trip_ms: float
@@ -77,7 +78,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Stage:
-    """What all cases share: the study's data, the files of a real split, and the server."""
+    """Resources that all cases share: the study's data, the files of a real split, and the server."""
 
     server: Any  # tests.support.postgres_server.PostgresServer
     data: tuple[FoldedData, ...]
@@ -88,16 +89,16 @@ class Stage:
 
 @contextmanager
 def stage() -> Iterator[Stage]:
-    """Start the server, and run one real trial for its files."""
+    """Start the server, and run one real trial to obtain its files."""
     from tests.support.postgres_server import PostgresServer
 
     market = synthetic_dataset("5m", N_BARS, ("BTC", "ETH"), seed=1)
     with ExitStack() as stack:
-        # Each machine has a disk of its own: here the results are kept in memory, and the server has the disk.
+        # Real machines have separate disks. Here the results are in memory, so that only the server uses the disk.
         places = (MEMORY if MEMORY.is_dir() else None, None)
         folders = (tempfile.TemporaryDirectory(prefix="workers-", dir=place) for place in places)
         scratch, disk = (Path(stack.enter_context(folder)) for folder in folders)
-        disk.chmod(0o755)  # the server has another user
+        disk.chmod(0o755)  # the server runs as another user
         few = {"n_trials": 1, "break_step": 2_000, "pruner": "none"}
         with ended_study(market, plan=PLAN, agent=AGENT, n_envs=N_ENVS, **few) as ended:
             shutil.copytree(split_folder(ended.folder, 0, 0), scratch / "files")
@@ -113,13 +114,13 @@ def stage() -> Iterator[Stage]:
 
 # ----------------------------------------------------------------------------------------------------------- one worker
 class Simulated:
-    """A worker: the product's code, with a trace of what it does, and a wait in place of training.
+    """Worker that runs the production code, traces its actions, and waits instead of training.
 
     Args:
-        case: what is simulated.
-        files: of a real split.
+        case: simulated case.
+        files: folder with the files of a real split.
         trace: file for lines `what begin end`, in seconds of `time.monotonic`.
-        first: the share of a trial that the first one lasts, so that trials do not end together.
+        first: duration of the first trial as a fraction of the others, so that trials do not end simultaneously.
     """
 
     def __init__(self, case: Case, files: Path, trace: Path, first: float) -> None:
@@ -144,7 +145,7 @@ class Simulated:
 
     @contextmanager
     def lock(self, study_lock: Any, *arguments: Any) -> Iterator[Any]:
-        """As `study_lock`, traced."""
+        """Trace when `study_lock` is requested and held."""
         began_s = time.monotonic()
         with study_lock(*arguments) as is_held:
             held_s = time.monotonic()
@@ -162,7 +163,7 @@ class Simulated:
         on_progress: Callable[[Progress], None] | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> SplitOutcome:
-        """Wait as long as a split trains, report, and write the files of a split."""
+        """Wait for the duration of a split, report progress, and write the files of a split."""
         if self._first_trial is None:
             self._first_trial = origin.trial
         lasts_s = self._split_s * (self._first if origin.trial == self._first_trial else 1.0)
@@ -175,13 +176,13 @@ class Simulated:
                 on_progress(Progress(int(done * steps), steps, 1, 1, 1.0, 1.0, 0.0, 0.0, (), None, False))
         for path in self._files.iterdir():
             write_whole(out_dir / path.name, path.read_bytes())
-        # The sign alternates, so that no trial is worse than the best on most splits, and none is pruned.
+        # The sign alternates, so that no trial is worse than the best on most splits and none is pruned.
         shift = random.Random(origin.trial).uniform(-0.5, 0.5) * (-1) ** fold.index
         return outcome(fold.index, 1.0 + shift, steps, lasts_s)
 
 
 def outcome(fold: int, sharpe: float, steps: int, wall_s: float) -> SplitOutcome:
-    """A split's figures; only the Sharpe ratio differs."""
+    """Return the metrics of a split, in which only the Sharpe ratio varies."""
     agent, other = (Metrics(100, 0.01, 0.1, 0.2, s, 1.0, 0.05, 2.0, 0.001, 30, 0.5) for s in (sharpe, 0.0))
     return SplitOutcome(fold, agent, other, steps, 5e4, 1e4, wall_s)
 
@@ -189,7 +190,7 @@ def outcome(fold: int, sharpe: float, steps: int, wall_s: float) -> SplitOutcome
 # ------------------------------------------------------------------------------------------------------------- one case
 @dataclass(frozen=True)
 class Sample:
-    """What the processes of a case have used so far."""
+    """Resources that the processes of a case have used so far."""
 
     at_s: float
     workers_cpu_s: float
@@ -199,7 +200,7 @@ class Sample:
 
 
 class Crowd:
-    """The workers of a case, while in use as a context manager; then they are killed."""
+    """Context manager that runs the workers of a case and kills them at its end."""
 
     def __init__(self, stage: Stage, case: Case, window_s: float) -> None:
         self._stage, self._case, self._window_s = stage, case, window_s
@@ -214,10 +215,10 @@ class Crowd:
         request = replace(self._stage.request, artifacts=f"file://{self._folder}/store", workers=1)
         made = self._fork(lambda: session.open_request(self._request(request, self._url, "made"), self._stage.data))
         if os.waitpid(made, 0)[1]:
-            raise SystemExit("the study could not be made, see above")
+            raise SystemExit("the study could not be created, see above")
         self._network.delay(self._case.round_trip_ms / 2e3)
         through = replace(self._request(request, self._network.through(self._url), ""), resume=True)
-        gc.freeze()  # what a process does not touch stays shared
+        gc.freeze()  # memory that a process does not modify stays shared
         for number in range(self._case.workers):
             self._pids.append(self._fork(partial(self._work, number, through)))
         return self
@@ -234,13 +235,13 @@ class Crowd:
         return replace(request, storage=absolute_url(url, self._folder), results_dir=self._folder / machine)
 
     def _fork(self, work: Any) -> int:
-        """Run something in a process of its own, which ends with exit code 0 or 1 -> its number."""
+        """Run `work` in a forked process that ends with exit code 0 or 1, and return its pid."""
         sys.stdout.flush()
         pid = os.fork()
         if pid:
             return pid
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with this program, however that ends
-        Path("/proc/self/oom_score_adj").write_text("1000")  # and before any other if memory becomes short
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # killed when this program ends for any reason
+        Path("/proc/self/oom_score_adj").write_text("1000")  # killed first if memory runs out
         has_worked = False
         try:
             work()
@@ -259,7 +260,7 @@ class Crowd:
 
     # ------------------------------------------------------------------------------------------------- measuring
     def measure(self) -> dict[str, Any]:
-        """Wait until the workers are in step with one another, and watch them for the window -> a row."""
+        """Wait until the workers have reached a steady state, measure them for the window, and return a row."""
         began_s = time.monotonic()
         self._wait_until_open(began_s + LONGEST_OPENING_S)
         time.sleep(self._case.trial_s + SETTLE_S)
@@ -274,7 +275,7 @@ class Crowd:
         return row | {"measured_rtt_ms": statistics.median(measured_ms), "share_machine": busy / 100.0}
 
     def _round_trips_ms(self, end_s: float) -> list[float]:
-        """Ask the server once a second until then, through the network -> milliseconds of each answer."""
+        """Query the server through the network every second until `end_s`, and return the milliseconds per answer."""
         took_ms: list[float] = []
         with psycopg.connect(self._network.through(self._url), autocommit=True) as connection:
             while (left_s := end_s - time.monotonic()) > 0.0:
@@ -289,7 +290,7 @@ class Crowd:
             time.sleep(0.5)
 
     def _lines(self, what: str) -> list[tuple[float, float]]:
-        """(begin, end) of what the workers did, in seconds."""
+        """Return (begin, end) in seconds of every traced action of this kind."""
         lines = [line.split() for path in self._folder.glob("trace-*") for line in path.read_text().splitlines()]
         return [(float(line[1]), float(line[2])) for line in lines if line[0] == what]
 
@@ -324,7 +325,7 @@ class Crowd:
         }  # fmt: skip
 
     def _sizes(self) -> dict[str, Any]:
-        """Memory and connections."""
+        """Return the memory of workers and server, and the number of connections."""
         own = [psutil.Process(pid).memory_full_info().uss for pid in self._pids]
         server = self._server_processes()
         with psycopg.connect(self._stage.server.url()) as connection:
@@ -343,17 +344,17 @@ class Crowd:
 
 
 def inside(spans: Sequence[tuple[float, float]], window: tuple[float, float]) -> float:
-    """Seconds of the spans, all together, inside the window."""
+    """Return the total seconds of the spans inside the window."""
     return sum(max(min(end, window[1]) - max(begin, window[0]), 0.0) for begin, end in spans)
 
 
 def cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """CPU seconds of processes so far."""
+    """Return the CPU seconds that the processes have used so far."""
     return total(processes, lambda process: sum(process.cpu_times()[:2]))
 
 
 def total(processes: Iterable[psutil.Process], measure: Callable[[psutil.Process], float]) -> float:
-    """Sum a figure of processes; those that have just ended, such as the server's own helpers, are left out."""
+    """Sum a measurement over processes. Processes that have just ended, such as helpers of the server, are skipped."""
     found = 0.0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -362,16 +363,16 @@ def total(processes: Iterable[psutil.Process], measure: Callable[[psutil.Process
 
 
 def cores(first: Sample, last: Sample) -> float:
-    """CPU cores that workers, server and network used together between two samples."""
+    """Return the CPU cores that workers, server and network used in total between two samples."""
     names = ("workers_cpu_s", "server_cpu_s", "network_cpu_s")
     return sum(getattr(last, name) - getattr(first, name) for name in names) / (last.at_s - first.at_s)
 
 
 def run_case(stage: Stage, case: Case, window_s: float) -> dict[str, Any]:
-    """Run the workers of a case, or as many as the memory holds, and watch them for the window -> a row."""
+    """Run the workers of a case, or as many as fit into memory, measure them for the window, and return a row."""
     fits = int((psutil.virtual_memory().available - 2 * GIB) / (MIB_PER_WORKER * MIB))
     if fits < case.workers:
-        print(f"memory for {fits} of {case.workers} workers; close other programs for more", file=sys.stderr)
+        print(f"memory for {fits} of {case.workers} workers; close other programs to run more", file=sys.stderr)
         case = replace(case, workers=max(fits, 1))
     with Crowd(stage, case, window_s) as crowd:
         return crowd.measure()

@@ -39,7 +39,7 @@ COLUMNS = measuring.columns("workers", trials_per_h="trials/h", ratio="times one
 
 
 def run_study(workers: int, folder: Path, size: dict[str, Any], args: argparse.Namespace) -> dict[str, float]:
-    """Pace and wall time of one study."""
+    """Run one study and return its trials per hour and its wall time."""
     scratch = Path(tempfile.mkdtemp(dir=folder))
     flags = ["--workers", workers, "--n-trials", size["n_trials"], "--break-step", size["break_step"]]
     wall_s = seconds_of(scratch, folder / "data", *flags, "--gpu", args.gpu, *SAME)
@@ -51,7 +51,7 @@ def run_study(workers: int, folder: Path, size: dict[str, Any], args: argparse.N
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Medians, and the median of the ratio within a round."""
+    """Measure all rounds. Return medians, including the median of the ratio within a round."""
     size = QUICK if args.quick else RUN
     rounds = []
     with tempfile.TemporaryDirectory() as name:

@@ -1,1 +1,1 @@
-"""Short programs that answer one question each. Run them with `python -m examples.NAME`."""
+"""Short programs that each answer one question. Run them with `python -m examples.NAME`."""

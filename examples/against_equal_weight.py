@@ -22,4 +22,4 @@ for name, equity in (("policy", record.equity), ("equal weight", record.benchmar
     print(f"{name:>12}: return {figures.total_return:+.1%}, Sharpe {figures.sharpe:+.2f}, "
           f"drawdown {figures.max_drawdown:.1%}")  # fmt: skip
 lead = bar_returns(record.equity) - bar_returns(record.benchmark_equity)
-print(f"mean lead per bar {lead.mean():+.5f}, standard error {lead.std() / len(lead) ** 0.5:.5f}")
+print(f"mean excess return per bar {lead.mean():+.5f}, standard error {lead.std() / len(lead) ** 0.5:.5f}")

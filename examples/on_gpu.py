@@ -11,10 +11,10 @@ env = VectorizedCryptoEnvAlpacaOptimized(config, {"rules": "standard", "lookback
 equity = torch.zeros(env.n_envs, dtype=torch.float64, device=env.device)
 env.reset()
 for _ in range(100):
-    action = torch.rand(env.n_envs, env.action_dim, device=env.device) * 2 - 1  # made on the device, stays there
+    action = torch.rand(env.n_envs, env.action_dim, device=env.device) * 2 - 1  # created on the GPU and used there
     state, reward, done, info = env.step(action)
-    equity += info["equity"]  # reading a number, as with .item(), would wait for the GPU
+    equity += info["equity"]  # reading a number here, for example with .item(), would wait for the GPU
 mean = equity.mean().item() / 100
 print(f"{env.n_envs} accounts on {env.device}, stepped by {env.stepped_by}: mean equity {mean:,.0f}")
 if env.device.type == "cpu":
-    print("torch found no GPU, so the accounts are on the CPU: see docs/installation.md")
+    print("torch found no GPU, so the accounts are on the CPU; see docs/installation.md")

@@ -11,7 +11,7 @@ import torch
 import barwise
 
 path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "bars.csv"
-if not path.exists():  # a file of the right form: opening times in UTC, one row per bar and coin
+if not path.exists():  # write a valid file: opening times in UTC, one row per bar and coin
     rng, times = np.random.default_rng(0), pd.date_range("2024-01-01", periods=2000, freq="1h", tz="UTC")
     tables = []
     for symbol in ("BTC/USD", "ETH/USD"):

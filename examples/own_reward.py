@@ -7,7 +7,7 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpacaOptimized
 
 
 class LossAverse(VectorizedCryptoEnvAlpacaOptimized):
-    """The simulator with a reward that counts a loss twice."""
+    """Environment with a reward that counts losses twice."""
 
     def step(self, action, out=None):  # noqa: ANN001, ANN201
         """Advance one bar and replace the reward (N,) in place, because the caller may own its storage."""

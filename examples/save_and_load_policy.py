@@ -15,7 +15,7 @@ env_params = {"rules": "standard", "lookback": 4}
 env = barwise.VectorizedCryptoEnvAlpacaOptimized(dataset.env_config(), env_params, n_envs=8, gpu_id=-1)
 state = env.reset()
 
-# Any stack of linear layers with ReLU between them; a tanh follows the last one. Yours has been trained.
+# Any linear layers with ReLU between them and a tanh at the end. In practice, these layers have been trained.
 layers = [nn.Linear(env.state_dim, 64), nn.Linear(64, env.action_dim)]
 policy = Policy(
     state_avg=state.mean(0), state_std=state.std(0).clamp(min=1e-3),

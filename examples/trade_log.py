@@ -17,7 +17,7 @@ log.writerow(["bar_close_utc_s", "account", "coin", "quantity", "price", "equity
 for _ in range(5):
     state, reward, done, info = env.step(torch.randn(4, env.action_dim).clamp(-1.0, 1.0))
     for account, coin in env.filled.nonzero().tolist():  # env.filled (N, A): coins bought minus coins sold
-        bar = int(env.time[account])  # the row of the dataset at whose close the order was filled
+        bar = int(env.time[account])  # row of the dataset at whose close the order was filled
         quantity, price = float(env.filled[account, coin]), float(dataset.price[bar, coin])
         place = (int(dataset.time[bar]), account, dataset.tickers[coin])
         log.writerow([*place, f"{quantity:.6f}", f"{price:.2f}", f"{info['equity'][account].item():.2f}"])

@@ -57,7 +57,7 @@ class FeeTier:
 
     min_volume_30d: float  # USD
     maker_rate: float  # fee of an order that rests in the book
-    taker_rate: float  # fee of an order that fills at once, such as a market order
+    taker_rate: float  # fee of an order that fills immediately, such as a market order
 
     def __post_init__(self) -> None:
         """Raise VenueError for invalid fees."""

@@ -162,7 +162,7 @@ def rounded_down(qty: Decimal, increment: float) -> Decimal:
 
 
 def answered(ask: Callable[[], Answer], sleep: Callable[[float, Callable[[], None]], None]) -> Answer:
-    """Repeat a query at startup until the venue responds. A warning is logged at once and then every minute.
+    """Repeat a query at startup until the venue responds. A warning is logged immediately and then every minute.
 
     Args:
         ask: query that raises UnreachableError if the venue does not respond.

@@ -321,7 +321,7 @@ class Trader:
     def _checkpoint(self, window: Window) -> dict[str, Any]:
         assert self.account is not None
         assert self.shadow is not None
-        # An action that was sent at once must not be sent again at the next bar, even after a restart without the flag.
+        # An action already sent must not be sent again at the next bar, even after a restart without the flag.
         action = None if self.pending is None or self.settings.sends_at_once else self.pending.tolist()
         return {
             "account": self.account.to_json(), "shadow": self.shadow.to_json(), "action": action,

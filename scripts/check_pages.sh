@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the documentation site in site/, then checks its pages, the report of a study and the page of a trader's day in a
-# browser: axe's accessibility rules, horizontal overflow at the widths of a telephone and of a desktop, light and dark
-# colors, and requests to other hosts. Without a browser or without axe-core it says so and ends with exit code 0.
+# Builds the documentation site in site/. Then checks its pages, the report of a study and the daily page of a trader in a
+# browser: accessibility rules of axe-core, horizontal overflow at phone and desktop widths, light and dark colors, and
+# requests to other hosts. Without a browser or axe-core, it prints the reason and exits with code 0.
 set -euo pipefail
 
 REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -10,14 +10,14 @@ readonly AXE="$REPO/build/axe/node_modules/axe-core/axe.min.js"
 PYTHON="${PYTHON:-python3}"
 
 skip() {
-    printf 'pages are not checked in a browser: %s\n' "$1"
+    printf 'pages were not checked in a browser: %s\n' "$1"
     exit 0
 }
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
     printf '%s\n' "usage: scripts/check_pages.sh [--screenshots DIR]" "" \
-        "Builds the documentation site and checks pages in chromium. Fetches axe-core with npm the first time." \
-        "Environment variables: PYTHON (python3), BROWSER (the chromium program)."
+        "Builds the documentation site and checks pages in Chromium. Installs axe-core with npm on first use." \
+        "Environment variables: PYTHON (default: python3), BROWSER (path of Chromium)."
     exit 0
 fi
 
@@ -25,11 +25,11 @@ cd -- "$REPO"
 NO_MKDOCS_2_WARNING=1 "$PYTHON" -m mkdocs build
 
 BROWSER="${BROWSER:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}"
-[[ -n "$BROWSER" ]] || skip "no chromium is installed; on Debian: apt-get install chromium"
+[[ -n "$BROWSER" ]] || skip "Chromium is not installed; on Debian, run apt-get install chromium"
 if [[ ! -f "$AXE" ]]; then
-    command -v npm >/dev/null || skip "axe-core is not in build/axe, and npm is not installed"
+    command -v npm >/dev/null || skip "neither axe-core (in build/axe) nor npm is installed"
     npm install --silent --no-save --ignore-scripts --prefix "$REPO/build/axe" "axe-core@$AXE_VERSION" ||
-        skip "npm could not fetch axe-core"
+        skip "npm could not install axe-core"
 fi
 
 SCRATCH="$(mktemp -d)"

@@ -23,7 +23,7 @@ LEFT_OUT = ("tests/", "benchmarks/", "examples/")
 
 @dataclass(frozen=True)
 class Message:
-    """A text that a user can meet, and where the code has it."""
+    """Text that a user may see, with its location in the code."""
 
     kind: str  # "error", "log", "print" or "help"
     file: str
@@ -45,13 +45,13 @@ def text_of(node: ast.expr) -> str:
 
 
 def called(node: ast.Call) -> str:
-    """Return the last name of a called function: `error` for `parser.error(...)`."""
+    """Return the last name of the called function, such as `error` for `parser.error(...)`."""
     function = node.func
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def kind_of(node: ast.Call) -> str:
-    """Return the kind of message that a call makes of its first argument, or "" if it makes none."""
+    """Return the kind of message that a call produces from its first argument, or "" if it produces none."""
     name = called(node)
     if name in LOG_METHODS and isinstance(node.func, ast.Attribute):
         return "error" if getattr(node.func.value, "id", "") == "parser" else "log"
@@ -81,7 +81,7 @@ def all_messages() -> list[Message]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the list, and the number of messages of each kind at its end."""
+    """Print the list, and then the number of messages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=("error", "log", "print", "help"), help="list messages of this kind only")
     args = parser.parse_args(argv)

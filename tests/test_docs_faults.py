@@ -1,4 +1,4 @@
-"""Every row of docs/faults.md names a test that is there, and every section has its rows."""
+"""Every row of docs/faults.md names an existing test, and the page has all its sections."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Who may import whom: one table, held against every import statement, lazy ones included."""
+"""A table of allowed imports between packages is compared with every import statement, including lazy ones."""
 
 import ast
 import sys
@@ -22,9 +22,9 @@ MARKET = {"market", "market.bars", *GROUND}
 ONE_RUN = {"train", "train.records", "drl_agents", *ENVIRONMENTS}
 ONE_TRIAL = {"train.study", "train.store", "train.validation", *ONE_RUN, *MARKET}
 
-# A module belongs to the longest prefix that fits it; it may import what is listed, and its own room.
+# A module belongs to its longest matching prefix. It may import the listed packages and its own package.
 MAY_IMPORT: dict[str, set[str]] = {
-    # the drop-in stands alone (it looks the kernels up at run time); the others take shared structs from it
+    # the drop-in file imports nothing (it finds the kernels at run time); the others import shared structs from it
     "environment_Alpaca_vectorized": set(),
     "environment_Alpaca_kernels": {"environment_Alpaca_vectorized"},
     "environment_Alpaca": {"environment_Alpaca_vectorized"},
@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "examples": {"adapters", "barwise", *ONE_TRIAL},
     "drl_agents": set(),
     "drl_agents.elegantrl_models": {"train", "drl_agents"},
-    # market: ground floor, bars, data sets, sources
+    # market: base modules, bars, datasets, sources
     "market.errors": set(),
     "market.defaults": set(),
     "market.times": {"market.errors"},
@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "market.bars": GROUND,
     "market": {"market.bars", *GROUND},
     "market.sources": MARKET,
-    # train, floor by floor
+    # train, layer by layer
     "train.records": {*MARKET},
     "train.validation": {"market.errors", "train.records"},
     "train": ONE_RUN,
@@ -59,13 +59,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train.worker_program": {"train.runner", "train.report", *ONE_TRIAL},
     "paper_trading": {"market.sources", "train.deploy", "train.report", "train.watch", *ONE_TRIAL},
 }
-MOST_FLOORS = 6  # of train, above market
-# Programs import everything below them and are imported by nobody.
+MOST_LAYERS = 6  # layers of train, above market
+# Programs may import everything, and nothing imports them.
 PROGRAMS = ("barwise", "scripts", "benchmarks", "paper_trader_dashboard")
 OURS = {prefix.partition(".")[0] for prefix in (*MAY_IMPORT, *PROGRAMS)} | {"tests"}
 
 DROP_IN = ROOT / "environment_Alpaca_vectorized.py"
-# NumPy and torch are all that a host needs beside the file.
+# Besides the file, a host needs only NumPy and torch.
 DROP_IN_PACKAGES = {"numpy", "torch"}
 
 
@@ -165,21 +165,21 @@ def test_every_part_of_the_repository_is_in_the_table():
     assert packages | files - {"setup"} <= OURS
 
 
-def floor_of(room: str, allowed: dict[str, set[str]], above: tuple[str, ...] = ()) -> int:
-    """Longest way down from a room of train, counted in rooms of train."""
-    assert room not in above, f"circle: {' -> '.join((*above, room))}"
-    below = [r for r in allowed[room] if r.partition(".")[0] == "train" and r != room]
-    return 1 + max((floor_of(r, allowed, (*above, room)) for r in below), default=0)
+def layer_of(package: str, allowed: dict[str, set[str]], above: tuple[str, ...] = ()) -> int:
+    """Return the length of the longest import chain within train that starts at a package."""
+    assert package not in above, f"circle: {' -> '.join((*above, package))}"
+    below = [r for r in allowed[package] if r.partition(".")[0] == "train" and r != package]
+    return 1 + max((layer_of(r, allowed, (*above, package)) for r in below), default=0)
 
 
 def test_train_has_few_floors_and_no_circle():
-    rooms = [room for room in MAY_IMPORT if room.partition(".")[0] == "train"]
-    assert max(floor_of(room, MAY_IMPORT) for room in rooms) <= MOST_FLOORS
+    packages = [package for package in MAY_IMPORT if package.partition(".")[0] == "train"]
+    assert max(layer_of(package, MAY_IMPORT) for package in packages) <= MOST_LAYERS
 
 
 def test_a_circle_is_found():
     with pytest.raises(AssertionError, match="circle"):
-        floor_of("train", MAY_IMPORT | {"train.records": {"train"}})
+        layer_of("train", MAY_IMPORT | {"train.records": {"train"}})
 
 
 def test_every_folder_has_a_line_of_its_own_and_says_who_may_come_in():

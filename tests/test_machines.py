@@ -1,4 +1,4 @@
-"""Two cases of the bench of machines, run with every change; `scripts/run_tests.sh --machines` runs all of them."""
+"""Two cases of the simulated machines run with every change. `scripts/run_tests.sh --machines` runs all cases."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def test_trainers_survive_an_unplugged_cable_and_a_link_that_is_lost_while_a_tri
     if "skipped:" in done.stdout:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("| kept |") == 4  # each row is printed when its case ends, and again in the table
+    assert done.stdout.count("| passed |") == 4  # each row is printed when its case ends, and again in the table

@@ -1,4 +1,4 @@
-"""Every row of docs/faults.md has a mutant that can be made, and what a run of one is taken for."""
+"""Every row of docs/faults.md has a valid mutant, and the outcome of a run is classified correctly."""
 
 from __future__ import annotations
 

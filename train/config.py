@@ -13,7 +13,7 @@ OBSERVATION_STORES = ("rows", "bars")
 PRECISIONS = (None, "highest", "high")
 OWN_HORIZON = {"band": 1024}  # default horizon of agents that do not use SHORT_HORIZON
 SHORT_HORIZON = 128
-# An entry pays its fee at once and earns it back over many bars. In windows of 64 bars even the best entry loses money.
+# An entry pays its fee immediately and recovers it over many bars. In a window of 64 bars, even the best loses money.
 LEAST_BAND_BARS = 1000
 STARTS = (None, "first", "random", "stratified")
 

@@ -17,7 +17,7 @@ Settings that are made:
 * The settings of `train.rocm` are made on ROCm builds of torch: MIOpen's variables, hipBLASLt, asynchronous copies.
   They are the only speed settings that were chosen without a measurement.
 
-Settings that are left out:
+Settings that are deliberately not used:
 
 * cuBLASLt preference: torch already uses it for `addmm` with a bias on supported chips, and its effect on the other
   products of an update could not be measured here.

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_artifacts(p, "artifact store: a folder or s3://BUCKET/PREFIX", is_required=True)
     add_storage(p)
-    p.add_argument("--remove", nargs="+", metavar="ID", help="ids of deleted studies whose files to remove")
+    p.add_argument("--remove", nargs="+", metavar="ID", help="ids of deleted studies whose files are removed")
     return p
 
 

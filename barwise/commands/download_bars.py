@@ -70,7 +70,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for name in ONLY_SERVERS if args.source == "file" else ONLY_FILES:
         if getattr(args, name) is not None:
-            parser.error(f"--{name.replace('_', '-')} does not apply to --source {args.source}; leave it out")
+            parser.error(f"--{name.replace('_', '-')} does not apply to --source {args.source}; omit it")
     if args.source == "file" and not args.bars:
         parser.error("--source file requires --bars FILE")
     return args

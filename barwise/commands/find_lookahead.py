@@ -90,10 +90,10 @@ def refuse_misfits(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
     for name in ONLY_FOLDER if args.bars else ONLY_BARS:
         if getattr(args, name) is not None:
             used = "--bars" if args.bars else "--data-dir"
-            parser.error(f"--{name.replace('_', '-')} does not apply to {used}; leave it out")
+            parser.error(f"--{name.replace('_', '-')} does not apply to {used}; omit it")
     for name in BUILD if args.record else ():
         if getattr(args, name) is not None:
-            parser.error(f"--{name.replace('_', '-')} does not apply to --record, whose manifest sets it; leave it out")
+            parser.error(f"--{name.replace('_', '-')} does not apply to --record, whose manifest sets it; omit it")
     if (args.declare is None) != (args.by is None) or (args.declare is None) != (args.why is None):
         parser.error("--declare COLUMN, --by NAME and --why TEXT must be given together")
 

@@ -69,7 +69,7 @@ def known_rules(path: Path) -> tuple[Venue, str]:
     try:
         known = load_venue(path)
     except VenueError as error:
-        raise VenueError(f"--out {str(error).partition(';')[0]}; move it away, or choose another file") from error
+        raise VenueError(f"--out {str(error).partition(';')[0]}; move it elsewhere, or choose another file") from error
     if known.name != ALPACA.name:
         raise VenueError(f"--out {path}: contains the rules of {known.name}; choose another file")
     return known, str(path)

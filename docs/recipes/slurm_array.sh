@@ -36,7 +36,7 @@ results="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/train_results"
 command=(python scripts/training/1_optimize_unified.py --storage "$STUDY_STORAGE" --artifacts "$STUDY_ARTIFACTS")
 command+=(--results-dir "$results" --workers "$workers" --gpu "$gpus" "$@")
 echo "task ${SLURM_ARRAY_TASK_ID:-0} on $(hostname): ${command[*]//"$STUDY_STORAGE"/\$STUDY_STORAGE}"
-# In the background and waited for, so that bash hands the signal on at once.
+# The trainer runs in the background while bash waits, so that bash forwards signals immediately.
 "${command[@]}" &
 trainer=$!
 trap 'kill -TERM "$trainer"' TERM INT

@@ -89,7 +89,7 @@ def perpetual_warnings(symbols: Iterable[str]) -> list[str]:
     """Return one warning per perpetual contract whose bars are used for its coin."""
     pairs = {symbol: known_pair(symbol) for symbol in symbols}
     return [
-        f"{symbol}: is a perpetual contract, traded here as {pair.text} on cash; its funding payments are left out"
+        f"{symbol}: is a perpetual contract, traded here as {pair.text} on cash; its funding payments are not included"
         for symbol, pair in pairs.items()
         if pair and pair.is_perpetual
     ]

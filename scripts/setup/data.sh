@@ -68,7 +68,7 @@ describe_data() {
         elif [[ -n "$SAMPLE" ]]; then
             say "*** To train on real bars, start without --sample and --no-signal. ***"
         else
-            say "*** To train on real bars, move this folder away and start again online with a new --study-name. ***"
+            say "*** To train on real bars, move this folder elsewhere and start again online with a new --study-name. ***"
         fi
     else
         say "data: real bars in $folder"

@@ -1,6 +1,6 @@
-"""Opens pages in chromium and checks them with axe-core: started by scripts/check_pages.sh.
+"""Open pages in Chromium and check them with axe-core. `scripts/check_pages.sh` runs this program.
 
-chromium is driven through its own debugging pipe: JSON messages that end with a NUL byte, on file descriptors 3 and 4.
+Chromium is controlled through its debugging pipe: JSON messages that end with a NUL byte, on file descriptors 3 and 4.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PAGES = (
 )  # fmt: skip
 WIDTHS, SCHEMES = (390, 1200), ("light", "dark")
 HEIGHT = 900
-# Colors are judged when no transition is running.
+# Colors are checked after all transitions have ended.
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important }"
 ADD_STYLE = f"document.head.append(Object.assign(document.createElement('style'), {{textContent: '{STILL}'}}))"
-SETTLE = "new Promise(done => setTimeout(done, 150))"  # the theme follows a new width
+SETTLE = "new Promise(done => setTimeout(done, 150))"  # wait until the theme has adapted to a new width
 RUN_AXE = """axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(v => ({
     id: v.id, impact: v.impact, help: v.help, count: v.nodes.length,
     nodes: v.nodes.slice(0, 3).map(n => n.target.join(' ') + ' ' + (n.any[0] || n.all[0] || n.none[0] || {}).message)
@@ -44,7 +44,7 @@ OVERFLOW = """(() => {
 
 
 class Browser:
-    """A headless chromium; commands go to the tab that `visit` opened last."""
+    """Headless Chromium. Commands go to the tab that `visit` opened last."""
 
     def __init__(self, program: str, profile: str) -> None:
         command_read, self._commands = os.pipe()
@@ -63,7 +63,7 @@ class Browser:
         self.requests: list[str] = []
 
     def visit(self, scheme: str) -> None:
-        """Open a tab of a new visitor who prefers a color scheme: the theme remembers the colors of the last visit."""
+        """Open a tab as a new visitor who prefers a color scheme, because the theme remembers the last visit."""
         self._session = ""
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
@@ -76,7 +76,7 @@ class Browser:
         while b"\0" not in self._rest:
             chunk = os.read(self._answers, 1 << 20)
             if not chunk:
-                raise SystemExit("check_pages.py: chromium ended before it answered")
+                raise SystemExit("check_pages.py: Chromium ended before it answered")
             self._rest += chunk
         message, _, self._rest = self._rest.partition(b"\0")
         found = json.loads(message)
@@ -122,13 +122,13 @@ class Browser:
         self.evaluate(SETTLE)
 
     def screenshot(self, path: Path) -> None:
-        """Write a PNG of what the window shows."""
+        """Write a screenshot of the window as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve a folder on this machine and yield its address."""
+    """Serve a folder on loopback and yield its address."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
@@ -141,7 +141,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def findings(browser: Browser, address: str, page: str, axe: str) -> Iterator[tuple[int, list[str]]]:
-    """Open a page and yield its faults at each width, (width, lines)."""
+    """Open a page and yield (width, lines with faults) for each width."""
     browser.requests.clear()
     browser.open(address + page)
     browser.evaluate(axe)
@@ -169,12 +169,12 @@ def check(browser: Browser, address: str, axe: str, pictures: Path | None) -> li
 
 
 def main() -> int:
-    """Check every page; exit code 1 if a page has a fault."""
-    parser = argparse.ArgumentParser(description="Check pages in chromium with axe-core.")
-    parser.add_argument("--browser", required=True, help="the chromium program")
-    parser.add_argument("--axe", type=Path, required=True, help="axe.min.js")
+    """Check every page. Return exit code 1 if any page has a fault."""
+    parser = argparse.ArgumentParser(description="Check pages in Chromium with axe-core.")
+    parser.add_argument("--browser", required=True, help="path of the Chromium program")
+    parser.add_argument("--axe", type=Path, required=True, help="path of axe.min.js")
     parser.add_argument("--folder", type=Path, required=True, help="folder with site/, report.html and day.html")
-    parser.add_argument("--screenshots", type=Path, help="folder to write one PNG per page, width and color scheme to")
+    parser.add_argument("--screenshots", type=Path, help="folder for one screenshot per page, width and color scheme")
     args = parser.parse_args()
     if args.screenshots:
         args.screenshots.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def main() -> int:
         faults = check(browser, address, args.axe.read_text(), args.screenshots)
         browser.process.terminate()
         browser.process.wait()
-    print("\n".join(faults) or f"{len(PAGES)} pages have no fault at {WIDTHS} px, {' and '.join(SCHEMES)}")
+    print("\n".join(faults) or f"{len(PAGES)} pages have no faults at {WIDTHS} px, {' and '.join(SCHEMES)}")
     return 1 if faults else 0
 
 

@@ -1,10 +1,10 @@
-"""Hooks of mkdocs: pages from outside docs/, links to them, and the parts of pages that a program writes.
+"""Hooks for mkdocs: add pages from outside docs/, adapt links, and fill in generated parts of pages.
 
-A page asks for a generated part with a comment, which a code host does not show:
+A page requests a generated part with a comment, which code hosts do not display:
 
     <!-- site: commands -->          the `--help` of every command
     <!-- site: examples -->          the source of every example
-    <!-- site: api MODULE.NAME -->   the docstrings of an object; a number after it is the level of its heading
+    <!-- site: api MODULE.NAME -->   the docstrings of an object; an optional number sets the heading level
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-# Files outside docs/ that are pages of the site, by their paths from the root.
+# Files outside docs/ that become pages: path from the root -> page.
 PAGES = {"data/README.md": "data.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-ASSETS = "files/"  # other linked files of the repository keep their paths below this folder
+ASSETS = "files/"  # other linked files are copied below this folder
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)")
 MARKER = re.compile(r"^<!-- site: (\w+)(.*) -->$", re.MULTILINE)
-NAMES = re.compile(r"^```names .*$", re.MULTILINE)  # lists in stored_names.md, which a program reads
+NAMES = re.compile(r"^```names .*$", re.MULTILINE)  # lists in stored_names.md, which a test reads
 HELP_COLUMNS = 100
 CDN = "https://unpkg.com/"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from outside docs/, and every other file that a page links to."""
+    """Add the pages from outside docs/, and all other files that pages link to."""
     for source, uri in PAGES.items():
         files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
     sources = [*PAGES, *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
@@ -48,14 +48,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill in generated parts, and point links at the pages of the site."""
+    """Fill in generated parts, and make links point to pages of the site."""
     source = next((path for path, uri in PAGES.items() if uri == page.file.src_uri), f"docs/{page.file.src_uri}")
     filled = MARKER.sub(lambda found: PARTS[found[1]](*found[2].split()), NAMES.sub("```text", markdown))
     return LINK.sub(lambda found: site_link(*found.groups(""), source), filled)
 
 
 def site_link(text: str, target: str, anchor: str, source: str) -> str:
-    """Return a link for the site. A link that shows the name of a page shows the page's title instead."""
+    """Return a link for the site. If the text is the file name of a page, it is replaced by the title of the page."""
     path = in_repository(target, source)
     if text.endswith(".md") and (ROOT / path).is_file():
         text = (ROOT / path).read_text().partition("\n")[0].removeprefix("# ")
@@ -63,7 +63,7 @@ def site_link(text: str, target: str, anchor: str, source: str) -> str:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Take the addresses of a CDN out of the theme's scripts: old browsers lack a function instead of loading it."""
+    """Remove CDN addresses from the theme's scripts, so that old browsers load no polyfill from another host."""
     for script in Path(config.site_dir).rglob("*.js"):
         text = script.read_text()
         if CDN in text:
@@ -76,15 +76,15 @@ def linked(markdown: str, source: str) -> set[str]:
 
 
 def in_repository(target: str, source: str) -> str:
-    """Return the path from the root that a link in the file `source` leads to."""
+    """Return the path from the root of the file that a link in `source` points to."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
 
 
 def site_address(path: str) -> str:
-    """Return the site's address for a path from the root. A path that does not exist fails the build.
+    """Return the address on the site of a path from the root. A path that does not exist fails the build.
 
-    All pages of the site lie in one folder, so the address is the same from each of them. Examples and adapters are
-    sections of pages, and any other file of the repository is copied.
+    All pages are in one folder, so the address is the same from each of them. Examples and adapters are sections of
+    pages. All other files of the repository are copied.
     """
     if path in PAGES:
         return PAGES[path]
@@ -98,12 +98,12 @@ def site_address(path: str) -> str:
 
 
 def command_help() -> str:
-    """Return one section per command with its `--help`."""
+    """Return one section per command with the output of its `--help`."""
     sys.path.insert(0, str(ROOT))
     commands = import_module("barwise.__main__").COMMANDS
     os.environ.update(COLUMNS=str(HELP_COLUMNS))
     return "\n\n".join(
-        f"## barwise {name}\n\nThe same program: `{script}`.\n\n```text\n{help_of(module, name)}```"
+        f"## barwise {name}\n\nThis command runs the same program as `{script}`.\n\n```text\n{help_of(module, name)}```"
         for name, (module, script) in commands.items()
     )
 
@@ -119,7 +119,7 @@ def help_of(module: str, name: str) -> str:
 
 
 def examples() -> str:
-    """Return one section per example: the question it answers, and its source."""
+    """Return one section per example with its question and its source code."""
     paths = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.stem != "__init__"]
     return "\n\n".join(example(path) for path in paths)
 

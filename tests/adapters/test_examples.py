@@ -24,7 +24,7 @@ TRAINED = {
 }
 # example -> what it prints
 ANSWERS = {
-    "against_equal_weight": r"policy: return \+.*\n *equal weight: return .*\nmean lead per bar \+",
+    "against_equal_weight": r"policy: return \+.*\n *equal weight: return .*\nmean excess return per bar \+",
     "cost_of_fees": re.escape(re.findall(r"```text\n(.*?)```", FEES, re.DOTALL)[0]),  # as the page quotes it
     "on_gpu": r"4096 accounts on (?:cpu|cuda:0), stepped by (?:numba|triton): mean equity \d,\d{3}\n",
     "own_csv": r"SYNTHETIC 1h, 2 coins, .*, source bars.csv\nobservations \(8, \d+\), features of a bar: BTC:",

@@ -1,4 +1,4 @@
-"""The cases of the bench: what fails, when, for how long, and what must hold afterwards."""
+"""Test cases on simulated machines: a fault, its moment and duration, and the conditions that must hold afterwards."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LINK_LOST = FAULTS[:2]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a case showed.
+    """Outcome of a case.
 
     Attributes:
-        problems: what is wrong; nothing if the case kept its promises.
-        said_s: seconds until the log named what was waited for; None if that was not measured.
-        ended_s: seconds from a signal to the end of the program.
+        problems: violated conditions; empty if the case passed.
+        said_s: seconds until the log named the awaited resource; None if this was not measured.
+        ended_s: seconds from a signal to the end of the program; None if this was not measured.
     """
 
     problems: list[str]
@@ -40,7 +40,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table; `run` gets a folder that does not exist yet."""
+    """Case with the name of its row in the table. `run` receives a folder that does not exist yet."""
 
     name: str
     run: Callable[[Path], Seen]
@@ -48,7 +48,7 @@ class Case:
 
 
 def in_world(name: str, n_machines: int, n_trials: int, body: Callable[[World], Seen], **options: bool) -> Case:
-    """A case in a world of its own, which prints the logs of a case that failed."""
+    """Return a case that runs in its own world and prints the logs of all programs if it fails."""
     is_long, has_bucket = options.get("is_long", False), options.get("has_bucket", False)
 
     def run(folder: Path) -> Seen:
@@ -68,7 +68,7 @@ def in_world(name: str, n_machines: int, n_trials: int, body: Callable[[World], 
 
 # ------------------------------------------------------------------------------------------------ faults that end
 def in_sampling(first: Program, world: World) -> None:
-    """While machine 0 takes a trial, under the study's lock; a slow network makes that last."""
+    """Wait until machine 0 takes a trial under the study's lock. A slow network prolongs this moment."""
     first.wait_for("trial 0: started")
     world.networks[0].delay_s = 0.05
     first.wait_for(r"trial \d+: (value|pruned)")
@@ -76,12 +76,12 @@ def in_sampling(first: Program, world: World) -> None:
 
 
 def in_a_split(first: Program, world: World) -> None:
-    """While machine 0 trains."""
+    """Wait until machine 0 trains."""
     first.wait_for(r"trial \d+: started")
 
 
 def at_the_end(first: Program, world: World) -> None:
-    """When the last trial is finished, before the hold-out is scored and pages are written."""
+    """Wait until the last trial has finished, before the hold-out is evaluated and reports are written."""
     first.wait_for("trial 0: ")
     while world.n_finished() < world.n_trials:
         time.sleep(0.02)
@@ -92,7 +92,7 @@ MOMENTS = {"in sampling": (in_sampling, SHORT), "in a split": (in_a_split, SPLIT
 
 
 def ends(fault: str, moment: str, lasts_s: float, world: World) -> Seen:
-    """A fault that ends: exactly the trials that were asked for, none failed, and equal pages."""
+    """Break the database connection for a while. No trial may fail, and all reports must be equal."""
     until, budget = MOMENTS[moment]
     first, _ = world.train(0, *budget), world.train(1, *budget)
     until(first, world)
@@ -107,7 +107,7 @@ def ends(fault: str, moment: str, lasts_s: float, world: World) -> Seen:
 
 # ------------------------------------------------------------------------------------------------ signals in a fault
 def stopped(fault: str, moment: str, workers: int, number: int, world: World) -> Seen:
-    """A signal while a study waits between trials, or while it trains and nothing waits yet."""
+    """Send a signal while a study waits between trials, or while it trains and does not wait yet."""
     is_between = moment == "between trials"
     trainer = world.train(0, *(SHORT if is_between else LONG), "--workers", str(workers))
     trainer.wait_for(r"trial 1: (value|pruned)" if is_between else "trial 0: started")
@@ -130,7 +130,7 @@ def _late(said_s: float | None, ended_s: float, workers: int = 1) -> list[str]:
 
 
 def interrupted(script: str, flags: tuple[str, ...], begins: str, number: int, world: World) -> Seen:
-    """A signal to a program that reads the database of a frozen server."""
+    """Send a signal to a program that reads a database while the server is frozen."""
     trainer = world.train(0, *SHORT)
     trainer.wait_for("report: ")
     assert trainer.process.wait(LONGEST_S) in (0, 5)
@@ -141,13 +141,13 @@ def interrupted(script: str, flags: tuple[str, ...], begins: str, number: int, w
         time.sleep(3.0 if begins else 6.0)
         ended_s, code = program.signalled(number)
     expected = (128 + number, -number)
-    problems = [] if code in expected else [f"exit code {code} and not one of {expected}: {program.log[-600:]}"]
+    problems = [] if code in expected else [f"exit code {code} instead of one of {expected}: {program.log[-600:]}"]
     problems += ["it printed a traceback"] if "Traceback" in program.log else []
     return Seen(problems + _late(None, ended_s), None, ended_s)
 
 
 def dashboard(world: World) -> Seen:
-    """The web page while its server is frozen: an error, then the page again; Ctrl-C to stop meanwhile."""
+    """Open the web dashboard while the server is frozen. It must report an error, recover later, and end at Ctrl-C."""
     trainer = world.train(0, *SHORT)
     assert trainer.process.wait(LONGEST_S) in (0, 5), trainer.log
     program = world.run(0, REPO / "scripts/monitoring/web_dashboard.py", "--study-name", "s", "--port", "8080",
@@ -174,7 +174,7 @@ def dashboard(world: World) -> Seen:
 
 # ------------------------------------------------------------------------------------------------ machines come and go
 def restored(world: World) -> Seen:
-    """An earlier copy takes the place of the server while two machines train."""
+    """Replace the server by an earlier copy of itself while two machines train."""
     first, _ = world.train(0, *SHORT), world.train(1, *SHORT)
     first.wait_for(r"trial \d+: (value|pruned)")
     world.server.copy()
@@ -186,7 +186,7 @@ def restored(world: World) -> Seen:
 
 
 def vanishes(world: World) -> Seen:
-    """A machine loses its power in a split; the other one runs its trial again."""
+    """Cut the power of a machine during a split. The other machine must repeat its trial."""
     first, second = world.train(0, *SPLIT), world.train(1, *SPLIT)
     second.wait_for(r"trial \d+: started")
     time.sleep(1.0)
@@ -197,7 +197,7 @@ def vanishes(world: World) -> Seen:
 
 
 def joins_late(world: World) -> Seen:
-    """A machine joins when the other one has finished half of the trials."""
+    """Start a second machine after the first one has finished half of the trials."""
     first = world.train(0, *SHORT)
     first.wait_for(r"trial \d+: (value|pruned)")
     while world.n_finished() < world.n_trials // 2:
@@ -208,7 +208,7 @@ def joins_late(world: World) -> Seen:
 
 
 def refused(what: str, words: str, world: World) -> Seen:
-    """Other data or other code on one machine: exit code 2 and the reason; the other machine is not disturbed."""
+    """Join with different data or code. This must end with exit code 2 and a reason, and not disturb the study."""
     repo, data = REPO, "data"
     if what == "data":
         data = "other"
@@ -216,9 +216,9 @@ def refused(what: str, words: str, world: World) -> Seen:
     else:
         repo = world.folder / "code"
         names = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, check=True, capture_output=True, text=True).stdout
-        compiled = [str(path.relative_to(REPO)) for path in REPO.rglob("*.nb[ci]")]  # numba's, which takes a minute
+        compiled = [str(path.relative_to(REPO)) for path in REPO.rglob("*.nb[ci]")]  # numba's cache: one minute
         for name in filter(None, [*names.split("\0"), *compiled]):
-            with suppress(FileNotFoundError):  # deleted, and not committed
+            with suppress(FileNotFoundError):  # deleted but not yet committed
                 (repo / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(REPO / name, repo / name)
         split = repo / "train" / "study" / "split.py"
@@ -234,7 +234,7 @@ def refused(what: str, words: str, world: World) -> Seen:
 
 
 def away_in_upload(fault: str, world: World) -> Seen:
-    """The artifact store stops in the middle of a file, while the database answers."""
+    """Stop the artifact store during the upload of a file, with or without the database."""
     first, _ = world.train(0, *SHORT), world.train(1, *SHORT)
     first.wait_for(r"trial \d+: (value|pruned)")
     network = world.bucket_networks[0]
@@ -249,7 +249,7 @@ def away_in_upload(fault: str, world: World) -> Seen:
 
 # ------------------------------------------------------------------------------------------------ the table
 def cases() -> Iterator[Case]:
-    """Every case, the long ones last."""
+    """Yield all cases, long ones last."""
     for fault in FAULTS:
         for moment in MOMENTS:
             yield in_world(f"{fault} for 10 s {moment}", 2, 8 if moment != "in a split" else 4,

@@ -1,4 +1,4 @@
-"""Machines on one kernel: each has its own network, host name, process ids and clock."""
+"""Simulated machines on one kernel, each with its own network, host name, process ids and clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOOLS = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux"}  # 
 
 
 def missing() -> str | None:
-    """Return why no machine can be made here, or None."""
+    """Return the reason why no machine can be created here, or None."""
     if os.getuid() != 0:
         return "not root"
     for tool, package in TOOLS.items():
@@ -33,18 +33,18 @@ def missing() -> str | None:
 
 
 class Machine:
-    """Namespaces of a machine, joined to this one by a cable (a veth pair) that can be unplugged.
+    """Simulated machine: Linux namespaces, connected to this machine by a cable (a veth pair) that can be unplugged.
 
     Args:
         name: host name.
-        clock_s: seconds that its clock is ahead of ours; its monotonic clock is ours.
+        clock_s: seconds by which its clock is ahead of ours. The monotonic clock is shared.
     """
 
     def __init__(self, name: str, clock_s: float) -> None:
         add = ("ip", "netns", "add")
-        number = next(n for n in range(1, 250) if _succeeds(*add, f"machines{n}"))  # others may run this bench too
+        number = next(n for n in range(1, 250) if _succeeds(*add, f"machines{n}"))  # others may exist
         self._namespace, self._cable, self._clock_s = f"machines{number}", f"mach{number}", clock_s
-        self.host_address = f"10.203.{number}.1"  # of our end of the cable
+        self.host_address = f"10.203.{number}.1"  # address of our end of the cable
         inside = f"ip -n {self._namespace}"
         for line in (
             f"ip link add {self._cable} type veth peer name {self._cable}in",
@@ -57,7 +57,7 @@ class Machine:
         ):
             subprocess.run(line.split(), check=True)
         unshare = ("unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
-        enter = ("setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self._namespace)  # ends with this bench
+        enter = ("setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self._namespace)  # ends with this process
         boot = f"hostname {name}; echo up; exec sleep infinity"
         self._init = subprocess.Popen([*enter, *unshare, "sh", "-c", boot], stdout=subprocess.PIPE,
                                       stderr=subprocess.DEVNULL)  # fmt: skip
@@ -67,7 +67,7 @@ class Machine:
         self._inside = ("nsenter", "--target", str(init.pid), "--net", "--uts", "--pid", "--mount")
 
     def start(self, command: list[str], folder: Path, log: Path, variables: Mapping[str, str]) -> subprocess.Popen:
-        """Start a program on this machine; `log` gets what it prints."""
+        """Start a program on this machine, and append its output to `log`."""
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | variables
         settings: list[str] = []
         if self._clock_s:
@@ -81,7 +81,7 @@ class Machine:
 
     @contextmanager
     def unplugged(self) -> Iterator[None]:
-        """Inside, no packet passes the cable in either direction."""
+        """Unplug the cable inside this context, so that no packet passes in either direction."""
         subprocess.run(["ip", "link", "set", self._cable, "down"], check=True)
         try:
             yield
@@ -89,13 +89,13 @@ class Machine:
             subprocess.run(["ip", "link", "set", self._cable, "up"], check=True)
 
     def vanish(self) -> None:
-        """End everything on it at once, after the cable: no connection is closed."""
+        """Unplug the cable, then kill all processes of the machine, so that no connection is closed."""
         subprocess.run(["ip", "link", "set", self._cable, "down"], check=True)
         self._init.kill()
         self._init.wait()
 
     def remove(self) -> None:
-        """End everything on it, and the namespaces."""
+        """Kill all processes of the machine, and delete its namespaces."""
         self._init.kill()
         self._init.wait()
         time.sleep(0.1)

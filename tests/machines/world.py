@@ -1,4 +1,4 @@
-"""One study on several machines, its database, its artifact store, and the networks between them."""
+"""World of one case: machines, a study's database and artifact store, and the networks between them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from train.store.address import absolute_url
 from train.store.database import FINISHED, load_study
 
 REPO = Path(__file__).resolve().parents[2]
-CLOCKS_S = (0.0, -7200.0, 7200.0)  # of the machines; all begin with the same process ids
+CLOCKS_S = (0.0, -7200.0, 7200.0)  # offsets of the machines' clocks; all machines start with the same process ids
 LONGEST_S = 600.0
 FLAGS = ("--study-name", "s", "--num-paths", "1", "--k-test-groups", "1", "--n-envs", "4", "--pruner", "none")
 FAULTS = ("lost to the server", "lost to the client", "unplugged", "half open", "frozen", "killed")
@@ -34,7 +34,7 @@ _starting = threading.Lock()
 
 
 class Program:
-    """A program on a machine, with its results in the machine's own folder."""
+    """Program on a machine, with its results in the machine's own folder."""
 
     def __init__(self, world: World, number: int, command: Sequence[str], variables: dict[str, str]) -> None:
         self.folder = world.folder / f"machine{number}"
@@ -44,31 +44,31 @@ class Program:
         self.start()
 
     def start(self) -> None:
-        """The same command, again."""
+        """Start the command, or restart it."""
         machine = self._world.machines[self._number]
         self.process = machine.start([sys.executable, *self._command], self.folder, self._log, self._variables)
 
     @property
     def log(self) -> str:
-        """Everything that it printed."""
+        """Complete output of the program."""
         return self._log.read_text()
 
     @property
     def page(self) -> Path:
-        """The report that it writes at its end."""
+        """Path of the report that the program writes at its end."""
         return self.folder / "results" / "s" / "report.html"
 
     def wait_for(self, words: str, after: int = 0) -> float:
-        """Wait for a line that matches; return the seconds that took."""
+        """Wait for a matching line in the log, and return the seconds waited."""
         began_s = time.monotonic()
         while not re.search(words, self.log[after:]):
             assert self.process.poll() is None, f"ended with {self.process.returncode}"
-            assert time.monotonic() - began_s < LONGEST_S, f"no line has {words}"
+            assert time.monotonic() - began_s < LONGEST_S, f"no line matches {words}"
             time.sleep(0.02)
         return time.monotonic() - began_s
 
     def signalled(self, number: int) -> tuple[float, int]:
-        """Send a signal, SIGTERM to the command and others to all its processes, as a terminal does.
+        """Send a signal: SIGTERM to the command alone, others to all its processes, as a terminal does.
 
         Returns:
             Seconds until the command ended, and its exit code.
@@ -81,13 +81,13 @@ class Program:
 
 
 class World:
-    """What one case has for itself.
+    """Environment of one case.
 
     Args:
-        folder: for everything; must be open to the server's user.
-        n_machines: made at once; programs are started later.
-        n_trials: of the study.
-        has_bucket: whether its files are in an S3 store, or in a folder that all machines see.
+        folder: folder for all files; the server's user must have access.
+        n_machines: number of machines, created immediately. Programs are started later.
+        n_trials: target of the study.
+        has_bucket: True if the artifact store is an S3 bucket, False if it is a folder that all machines share.
     """
 
     def __init__(self, folder: Path, n_machines: int, n_trials: int, has_bucket: bool = False) -> None:
@@ -95,7 +95,7 @@ class World:
         folder.mkdir()
         folder.chmod(0o755)
         save_dataset(synthetic_dataset("5m", 1500, ("BTC", "ETH"), seed=1), folder / "data")
-        with _starting:  # each looks for a free port first
+        with _starting:  # each server searches for a free port first
             self.server = PostgresServer(folder / "server")
             self.moto = MotoServer()
             if has_bucket:
@@ -109,7 +109,7 @@ class World:
         self.programs: list[Program] = []
 
     def remove(self) -> None:
-        """End everything."""
+        """Stop all machines and servers."""
         for machine in self.machines:
             machine.remove()
         self.moto.kill()
@@ -124,7 +124,7 @@ class World:
         return program
 
     def run(self, number: int, script: Path, *flags: str, repo: Path = REPO) -> Program:
-        """Start a program on a machine, on the study's database."""
+        """Start a program on a machine, connected to the study's database."""
         storage = self.networks[number].of(self.url)
         there = self.bucket_networks[number]
         variables = self.moto.variables() | {
@@ -134,7 +134,7 @@ class World:
 
     @contextmanager
     def broken(self, fault: str) -> Iterator[None]:
-        """Inside, machine 0 cannot reach the database; a server that is frozen or killed is so for all machines."""
+        """Disconnect machine 0 from the database in this context. A frozen or killed server affects all machines."""
         network = self.networks[0]
         if fault == "half open":
             network.forget()
@@ -154,19 +154,19 @@ class World:
                 self.server.start()
 
     def n_finished(self) -> int:
-        """Finished trials, read by one short query."""
+        """Return the number of finished trials."""
         with psycopg.connect(self.url) as connection:
             rows = connection.execute("SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')").fetchone()
         return rows[0] if rows else 0
 
     def problems(self, n_failed: int | None = None) -> list[str]:
-        """Wait for the programs that still run, and check the study.
+        """Wait until all programs end, and check the study.
 
         Args:
-            n_failed: trials that may have failed; any number if it is None.
+            n_failed: number of trials that may have failed; None means any number.
 
         Returns:
-            What is wrong with the study, nothing if all is well.
+            The violated conditions; empty if there are none.
         """
         codes = [program.process.wait(LONGEST_S) for program in self.programs]
         found = [f"exit codes {codes}"] if set(codes) - {0, 5} else []
@@ -174,20 +174,20 @@ class World:
         states = Counter(trial.state.name for trial in trials)
         finished = [trial for trial in trials if trial.state in FINISHED]
         if len(finished) != self.n_trials or states["RUNNING"] or states["WAITING"]:
-            found.append(f"trials: {dict(states)}, wanted {self.n_trials}")
+            found.append(f"trials: {dict(states)}, expected {self.n_trials}")
         if n_failed is not None and states["FAIL"] > n_failed:
             found.append(
                 f"{states['FAIL']} trials failed: {[t.user_attrs for t in trials if t.state == TrialState.FAIL]}"
             )
         if [trial.number for trial in trials] != list(range(len(trials))):
-            found.append(f"numbers {[trial.number for trial in trials]}")
+            found.append(f"trial numbers: {[trial.number for trial in trials]}")
         if len({str(trial.params) for trial in finished}) != len(finished):
             found.append("two finished trials have the same settings")
         found += [f"{p.folder.name} printed a traceback" for p in self.programs if "Traceback" in p.log]
         return found + self._unequal_pages()
 
     def _unequal_pages(self) -> list[str]:
-        """Compare the reports of all machines, and of one that has nothing, but for their dates."""
+        """Compare the reports of all machines except for their dates. A single one is compared with a new report."""
         ended = [p for p in self.programs if p.process.returncode in (0, 5)]
         if len(ended) < 2:
             fresh = self.run(0, REPO / "scripts" / "validation" / "report.py", "--study-name", "s",
@@ -202,8 +202,8 @@ class World:
         differ = [
             "  ".join(pair) for pair in zip(*(t.splitlines() for t in texts[:2]), strict=False) if len(set(pair)) > 1
         ]
-        return [f"pages differ or lack files: {[line[:400] for line in differ[:3]]}"]
+        return [f"reports differ or lack files: {[line[:400] for line in differ[:3]]}"]
 
     def logs(self) -> str:
-        """The ends of all programs' logs."""
+        """Return the last lines of all programs' logs."""
         return "\n".join(f"--- {p.folder.name}, exit code {p.process.poll()}\n{p.log[-5000:]}" for p in self.programs)

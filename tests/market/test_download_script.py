@@ -200,7 +200,7 @@ def test_progress_counts_months_in_the_cache_but_not_for_speed(server, folder, m
             "--cache does not apply to --source",
         ),
         (["--source", "file", "--bars", "b.csv", "--no-cache", "--out", "o.csv"], "--no-cache does not apply"),
-        (["--bars", "b.csv", "--out", "o.csv"], "--bars does not apply to --source alpaca; leave it out"),
+        (["--bars", "b.csv", "--out", "o.csv"], "--bars does not apply to --source alpaca; omit it"),
         (["--source", "binance", "--stamp", "close", "--out", "o.csv"], "--stamp does not apply to --source binance"),
         (["--source", "file", "--bars", "b.csv", "--stamp", "middle", "--out", "o.csv"], "invalid choice: 'middle'"),
         (["--cache", "c", "--no-cache", "--out", "o.csv"], "not allowed with argument"),

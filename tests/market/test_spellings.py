@@ -88,7 +88,7 @@ def test_two_pairs_of_a_coin_are_both_kept_where_all_symbols_are(bars, tmp_path,
     with caplog.at_level(logging.WARNING, "market"):
         longer = file_bars([written(both, tmp_path / "bars.csv")], None, "15m")
     assert set(longer["symbol"]) == {"BTC/USD", "BTC/USDT", "ETH/USD"}
-    assert "left out" not in caplog.text
+    assert "dropping" not in caplog.text
 
 
 def test_a_file_of_a_pair_without_a_mark_is_read_under_the_name_that_says_what_it_is(bars, tmp_path):

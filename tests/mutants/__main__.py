@@ -1,9 +1,9 @@
-"""Break the code behind every row of docs/faults.md, one mutant at a time, and see that the row's test fails.
+"""Break the code behind every row of docs/faults.md, one mutant at a time, and check that the test of the row fails.
 
     python -m tests.mutants [--only WORDS] [--jobs N] [--write] [--list]
 
-The tests run in copies of the repository: all of them without any change first, when they must pass, then each with its
-mutant. Exit code: 0 when each failed with it, as it should, or was skipped, for which this machine lacks something.
+The tests run in copies of the repository. First all tests must pass without changes. Then each test runs with its
+mutant and must fail, or be skipped if this machine lacks a requirement. The exit code is 0 if all tests do so.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MISTAKES = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationErr
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a test said, and in which words."""
+    """Outcome of a test, and its message."""
 
     verdict: str
     seconds: float
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def copy_of_repository(folder: Path) -> Path:
-    """The files that git tracks, and new ones, as they are now; in a folder with a blank in its name."""
+    """Copy all tracked and new files in their current state to a folder with a space in its name."""
     copy = folder / COPY
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
@@ -101,7 +101,7 @@ def run_test(test: str, copy: Path, longest_s: float = LONGEST_TEST_S) -> Outcom
 
 
 def said_in(report: Path, seconds: float) -> Outcome:
-    """What pytest's report of a run says."""
+    """Return the outcome from the report of a pytest run."""
     root = ElementTree.parse(report).getroot()
     if (failure := root.find(".//failure")) is not None:
         words = _first_line(failure)
@@ -118,7 +118,7 @@ def _first_line(element: ElementTree.Element) -> str:
 
 
 def end_processes_of(copy: Path) -> None:
-    """SIGKILL for the processes that a test of this copy started, in whatever session they are."""
+    """Kill all processes that a test of this copy started, in any session."""
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(MARK) == str(copy):
@@ -128,7 +128,7 @@ def end_processes_of(copy: Path) -> None:
 
 
 def try_mutant(mutant: Mutant, copies: queue.Queue[Path]) -> Outcome:
-    """Run the mutant's test with the change."""
+    """Run the test of a mutant with its change."""
     copy = copies.get()
     path = copy / mutant.file
     whole, times = path.read_text(), path.stat()
@@ -146,7 +146,7 @@ def try_mutant(mutant: Mutant, copies: queue.Queue[Path]) -> Outcome:
 
 
 def failing_tests(tests: Sequence[str], copy: Path, n_jobs: int) -> set[str]:
-    """Those that fail without any change, so that their failure with one would prove nothing."""
+    """Return the tests that fail without any change. Their failure with a change would prove nothing."""
     report = copy.parent / "report.xml"
     run_tests(tests, copy, "-n", str(n_jobs), "--dist", "worksteal", f"--junit-xml={report}")
     cases = ElementTree.parse(report).getroot().iter("testcase")
@@ -158,7 +158,7 @@ def _name_of(case: ElementTree.Element) -> str:
 
 
 def run_all(mutants: Sequence[Mutant], n_jobs: int, with_check: bool) -> Iterator[tuple[Mutant, Outcome]]:
-    """Try the mutants, `n_jobs` at once, in copies of their own; `with_check` run the tests without a change before."""
+    """Try the mutants in separate copies, `n_jobs` in parallel. `with_check` first runs the tests without a change."""
     with tempfile.TemporaryDirectory(prefix="mutants ") as folder, ThreadPoolExecutor(n_jobs) as pool:
         first = copy_of_repository(Path(folder) / "0")
         tests = [*dict.fromkeys(mutant.test for mutant in mutants)]
@@ -180,10 +180,10 @@ def run_all(mutants: Sequence[Mutant], n_jobs: int, with_check: bool) -> Iterato
 
 
 def arguments() -> argparse.Namespace:
-    """The flags."""
+    """Parse the flags."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--only", default="", metavar="WORDS", help="mutants whose test, fault, change or file has them")
-    p.add_argument("--jobs", type=int, default=2, metavar="N", help="tests at once (default: 2)")
+    p.add_argument("--jobs", type=int, default=2, metavar="N", help="number of tests to run in parallel (default: 2)")
     p.add_argument("--unchecked", action="store_true", help="do not run the tests without any change first")
     p.add_argument("--write", action="store_true", help="write the outcomes to docs/mutants.md")
     p.add_argument("--list", action="store_true", help="name the mutants and run nothing")
@@ -191,7 +191,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """0 when every mutant was noticed."""
+    """Run the mutants. Return 0 if the tests noticed all of them."""
     args, fault_of = arguments(), faults()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = [m for m in MUTANTS if args.only in f"{m.test} {fault_of[m.test]} {m.broken} {m.file}"]

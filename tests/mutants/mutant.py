@@ -1,18 +1,18 @@
-"""One promise of docs/faults.md broken: a mutant of the code behind a row."""
+"""Mutant: a code change that breaks the handling of one fault in docs/faults.md."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """Code that a test must notice.
+    """Code change that a test must notice.
 
     Attributes:
-        test: the test of a row of docs/faults.md, as the row names it.
-        broken: what the code does not do any more, for docs/mutants.md.
-        file: from the root of the repository.
-        old: text that is in the file once.
-        new: what takes its place.
+        test: test of a row of docs/faults.md, as written in the row.
+        broken: description of the broken behavior for docs/mutants.md.
+        file: path from the root of the repository.
+        old: text that occurs exactly once in the file.
+        new: replacement of this text.
     """
 
     test: str

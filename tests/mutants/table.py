@@ -1,4 +1,4 @@
-"""All mutants, by the rows of docs/faults.md, and the page about them."""
+"""All mutants in the order of the rows of docs/faults.md, and the page docs/mutants.md."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "mutants.md"
 MUTANTS = (*training.MUTANTS, *command_line.MUTANTS, *storage.MUTANTS, *machines.MUTANTS, *trading.MUTANTS)
 NEVER = "not yet run"
-HEAD = """# The tests of faults.md, held against broken code
+HEAD = """# Mutation tests
 
-Each line is one promise of [faults.md](faults.md), the change that breaks it, and what the test that the promise names
-said of the broken code: FAILED is as it should be, and so is HUNG for a test that had to be ended.
-`scripts/run_tests.sh --mutants` makes each change in a copy of the repository, runs that one test and writes this page.
-The changes are in `tests/mutants`; `tests/test_mutants.py` checks that each row of faults.md has one.
+Each row shows a fault from [faults.md](faults.md), a code change that breaks its handling, and the outcome of the test
+of that fault with this change. The test must fail: FAILED and HUNG (the test had to be killed) are correct outcomes.
+`scripts/run_tests.sh --mutants` makes each change in a copy of the repository, runs the test and writes this page. The
+changes are in `tests/mutants`. `tests/test_mutants.py` checks that each row of faults.md has one.
 
 | fault | the change | its test |
 |---|---|---|
@@ -26,13 +26,13 @@ The changes are in `tests/mutants`; `tests/test_mutants.py` checks that each row
 
 
 def faults() -> dict[str, str]:
-    """Test -> fault, of the rows of docs/faults.md."""
+    """Return test -> fault for the rows of docs/faults.md."""
     rows = re.findall(r"^\| (.+?) \| .* \| `(tests/\S+::\w+)` \|$", (ROOT / "docs" / "faults.md").read_text(), re.M)
     return {test: fault for fault, test in rows}
 
 
 def write_page(results: Mapping[Mutant, str]) -> None:
-    """Write docs/mutants.md: new results, and for the other mutants what the page says already."""
+    """Write docs/mutants.md with the new results, and the existing results of all other mutants."""
     before, fault_of = known_results(), faults()
     rows = [
         f"| {fault_of[m.test]} | {m.broken} | {results.get(m) or before.get((fault_of[m.test], m.broken), NEVER)} |\n"
@@ -42,6 +42,6 @@ def write_page(results: Mapping[Mutant, str]) -> None:
 
 
 def known_results() -> dict[tuple[str, str], str]:
-    """(fault, change) -> result, of the page as it is."""
+    """Return (fault, change) -> result from the current page."""
     text = PAGE.read_text() if PAGE.exists() else ""
     return {(fault, broken): said for fault, broken, said in re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", text, re.M)}

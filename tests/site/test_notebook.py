@@ -1,4 +1,4 @@
-"""The notebook draws a study that was given to it."""
+"""The notebook plots the study that it is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages for newcomers tell to run, runs; and these pages stay short."""
+"""The commands and programs on the pages for newcomers run as written, and these pages stay short."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOCS = ROOT / "docs"
 NEW = ("own_data", "own_features", "own_reward", "own_agent", "why_lookahead", "why_purging", "why_deflated_sharpe",
        "why_fees")  # fmt: skip
 SHORT = (*NEW, "start", "tutorial")
-# Programs from standard input, with a NUL byte between them.
+# Runs programs from standard input that are separated by NUL bytes.
 RUN_ALL = "import sys\nfor text in sys.stdin.read().split('\\0'): exec(text, {'__name__': 'page'})"
 LEAST_WORDS, MOST_WORDS = 200, 500
 
@@ -27,7 +27,7 @@ def blocks(page: str, *languages: str) -> list[tuple[str, str]]:
 
 
 def run(language: str, text: str, folder: Path) -> str:
-    """Run a block in a folder as a reader would: with this checkout and the commands of this Python."""
+    """Run a block in a folder as a reader would, with this checkout and the commands of this Python."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     program = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[language]
@@ -49,7 +49,7 @@ def test_the_tutorial_runs_as_written(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in NEW if blocks(page, "python")])
 def test_the_programs_of_a_page_run(page, tmp_path):
-    """All of a page in one process: each block is complete, so that a reader can copy any of them."""
+    """Each block is complete, so that a reader can copy any of them. All blocks of a page run in one process."""
     programs = [text for _, text in blocks(page, "python")]
     assert programs
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, loads nothing from elsewhere, and shows what the code says."""
+"""The documentation site builds without warnings, loads nothing from other hosts, and shows docstrings and help texts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def site(tmp_path_factory) -> Path:
 
 
 class Resources(HTMLParser):
-    """Addresses of what a page loads."""
+    """Parser that collects the addresses of everything that a page loads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def test_the_index_of_the_search_covers_every_page(site):
 
 
 def test_a_broken_anchor_fails_the_build(tmp_path):
-    """In a copy of the pages, so that nothing in the repository changes."""
+    """The test uses a separate folder, so that nothing in the repository changes."""
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "index.md").write_text("# Home\n\n[somewhere](#no-such-section)\n")

@@ -1,4 +1,4 @@
-"""What many workers do at one moment on a PostgreSQL server: open a study, and make trials."""
+"""Many workers open a study and create trials on a PostgreSQL server at the same time."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_workers_that_make_trials_at_one_moment_without_the_lock_number_them_in_
 
 
 def make(study: optuna.Study, n_trials: int) -> list[optuna.trial.FrozenTrial]:
-    """Trials as the storage hands them out."""
+    """Create trials through the storage, without a sampler."""
     storage = patient_storage(study)
     return [storage._create_new_trial(study._study_id) for _ in range(n_trials)]
 

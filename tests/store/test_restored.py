@@ -1,4 +1,4 @@
-"""A server that is restored from an earlier copy while workers run, and machines whose clocks or code differ."""
+"""Workers survive a server that is restored from an earlier copy, and machines may differ in clocks but not in code."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from train.store.trial_end import TrialEnd, tell
 from train.store.worker_identity import GRACE_S, this_worker
 
 HERE = Path("/")
-MOST_TO_MAKE, MOST_TO_JOIN = 140, 90  # round trips: 219 and 249 before
+MOST_TO_MAKE, MOST_TO_JOIN = 140, 90  # round trips; 219 and 249 in earlier versions
 
 
 @pytest.fixture
 def server() -> Iterator[PostgresServer]:
-    """One that may be replaced."""
+    """Yield a server that a test may replace by an earlier copy."""
     if reason := why_not():
         pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
@@ -49,7 +49,7 @@ def opened(url: str):
 
 
 def test_a_worker_whose_server_is_restored_from_an_earlier_copy_reaches_the_target(server, tmp_path, caplog):
-    """The copy has trial 1 RUNNING; trials 2 and 3 are lost, the latter while it runs."""
+    """In the copy, trial 1 is RUNNING. Trials 2 and 3 are lost, trial 3 while it runs."""
     caplog.set_level(logging.INFO)
     url, started = server.new_database("restored"), []
 
@@ -66,7 +66,7 @@ def test_a_worker_whose_server_is_restored_from_an_earlier_copy_reaches_the_targ
     trials = study.get_trials()
     assert Counter(trial.state.name for trial in trials) == {"COMPLETE": 5, "FAIL": 1}
     assert [trial.number for trial in trials] == [*range(6)]
-    assert trials[1].user_attrs[FAILURE].startswith("killed")  # its end was written to the server that is gone
+    assert trials[1].user_attrs[FAILURE].startswith("killed")  # its end was written to the replaced server
     assert [trial.number for trial in trials if trial.user_attrs.get(RETRY_OF) == [1]] == [2]
     assert len({str(trial.params) for trial in trials}) == 5
     assert all("split_1" in trial.user_attrs for trial in trials if trial.state == TrialState.COMPLETE)
@@ -78,7 +78,7 @@ def test_a_trial_that_is_lost_is_not_written_into_another_one_with_its_id(server
     server.copy()
     lost = take_next(study, 0)
     server.restore()
-    database._open_server.cache_clear()  # another worker's
+    database._open_server.cache_clear()  # as in another worker
     other = take_next(opened(url), 0)
     assert (other.number, other._trial_id) == (lost.number, lost._trial_id)
     with pytest.raises(TrialLostError):
@@ -126,13 +126,13 @@ def test_a_trainer_with_other_code_is_refused_while_another_one_runs(postgres):
     trial.set_user_attr(WORKER, elsewhere | {"code": "0123456789ab"})
     with pytest.raises(StudyError, match=r"elsewhere runs other code .SHA-256 0123456789ab, here .*on all machines"):
         refuse_other_code(study)
-    trial.set_user_attr(WORKER, elsewhere | {"code": ""})  # of an earlier version, which did not sign its code
+    trial.set_user_attr(WORKER, elsewhere | {"code": ""})  # from a version that stored no hash of its code
     refuse_other_code(study)
     study.tell(trial.number, state=TrialState.FAIL)
 
 
 def test_opening_a_study_costs_few_round_trips(postgres):
-    """As a command opens it, and then as a worker process does."""
+    """Open a study as a command does, then as a worker process does."""
     network = Network(postgres.port)
     url = absolute_url(network.of(postgres.new_database("opening")), HERE)
     for most, must_exist in ((MOST_TO_MAKE, False), (MOST_TO_JOIN, True)):

@@ -1,4 +1,4 @@
-"""A network between a program and a server on this machine: it delays, loses, forgets and counts what it carries."""
+"""Simulated network between a program and a local server. It delays, drops and counts traffic."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ TO_SERVER, TO_CLIENT = "to the server", "to the client"
 
 
 class Network:
-    """Listens, on loopback unless told otherwise, and forwards each connection to the server's port.
+    """Simulated network that listens on `address` and forwards each connection to the server's port.
 
     Attributes:
-        delay_s: that every byte takes in each direction.
-        lost: directions in which nothing arrives for now. Nothing is reset; afterwards it does, as TCP sends it again.
-        round_trips: how often a client sent something after the server had spoken or the connection began. Opening a
-            connection counts as one more.
+        delay_s: delay of every byte in each direction.
+        lost: directions in which nothing arrives at the moment. Connections are not reset, and the data arrives later,
+            as TCP retransmits it.
+        round_trips: number of times that a client sent something after the server had answered or the connection was
+            opened, plus one per opened connection.
     """
 
     def __init__(self, server_port: int, delay_s: float = 0.0, address: str = "127.0.0.1") -> None:
         self.delay_s, self.lost, self.round_trips = delay_s, set[str](), 0
         self._server_port = server_port
         self._forgotten_before = 0
-        self._left_bytes: int | None = None  # to the server, before everything to it is lost
+        self._left_bytes: int | None = None  # bytes that still reach the server before its direction is lost
         self._n_connections = 0
         self._lock = threading.Lock()
         self._listener = socket.create_server((address, 0))
@@ -33,15 +34,15 @@ class Network:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def of(self, url: str) -> str:
-        """A URL of the server, through this network."""
+        """Return a URL of the server that leads through this network."""
         return url.replace(f"127.0.0.1:{self._server_port}/", f"{self._listener.getsockname()[0]}:{self.port}/")
 
     def forget(self) -> None:
-        """Leave every open connection half open: the server's end is gone and the client is not told."""
+        """Make every open connection half open: the server's end is closed, and the client does not notice."""
         self._forgotten_before = self._n_connections
 
     def cut_after(self, n_bytes: int) -> None:
-        """Lose everything to the server after so many more bytes: in the middle of an upload."""
+        """Drop everything sent to the server after `n_bytes` more bytes, for example during an upload."""
         self._left_bytes = n_bytes
 
     def _accept(self) -> None:

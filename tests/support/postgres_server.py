@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own: real, on loopback, in a folder that is thrown away, without fsync."""
+"""Real PostgreSQL server for tests: on loopback, in a temporary folder, without fsync."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = ("listen_addresses=127.0.0.1", "fsync=off", "synchronous_commit=off",
 
 
 def why_not() -> str | None:
-    """The reason why no server can be started here, None when one can."""
+    """Return the reason why no server can be started here, or None."""
     if not (BINARIES / "initdb").exists():
         return f"no PostgreSQL 15 in {BINARIES}: apt-get install postgresql-15"
     if os.getuid() == 0 and shutil.which("setpriv") is None:
@@ -33,7 +33,7 @@ def why_not() -> str | None:
 
 @dataclass
 class PostgresServer:
-    """Started on construction, in a folder that is not there yet and where the server's user can come."""
+    """PostgreSQL server that starts on construction. The folder must not exist yet; USER needs access to its parent."""
 
     folder: Path
     port: int = 0
@@ -54,32 +54,32 @@ class PostgresServer:
         self.start()
 
     def url(self, database: str = "postgres") -> str:
-        """As a user types it."""
+        """Return the URL of a database as a user types it."""
         return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self, name: str) -> str:
-        """Make an empty database -> its URL."""
+        """Create an empty database and return its URL."""
         self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", USER, name)
         return self.url(name)
 
     def start(self) -> None:
-        """Until it answers."""
+        """Start the server and wait until it answers."""
         options = " ".join(f"-c {setting}" for setting in (*self.settings, f"port={self.port}"))
         options += f" -k {self.folder}"
         log = self.folder / "data" / "log"
         self._run("pg_ctl", "-D", self.folder / "data", "-l", log, "-o", options, "-w", "start")
 
     def stop(self, mode: str = "fast") -> None:
-        """At once: open transactions are rolled back, connections are cut; mode `immediate` is as a kill."""
+        """Stop the server, roll back open transactions and close connections. The mode `immediate` acts like a kill."""
         self._run("pg_ctl", "-D", self.folder / "data", "-m", mode, "-w", "stop")
 
     def copy(self) -> None:
-        """Take a base backup of the running server, for `restore`."""
+        """Take a base backup of the running server for `restore`."""
         copy = ("-D", self.folder / "copy", "-c", "fast", "-X", "stream")
         self._run("pg_basebackup", "-h", "127.0.0.1", "-p", self.port, "-U", USER, *copy)
 
     def restore(self) -> None:
-        """Kill the server and start the copy in its place: everything since `copy` is gone."""
+        """Kill the server and start the copy instead. Everything written since `copy` is lost."""
         self.stop("immediate")
         shutil.rmtree(self.folder / "data")
         (self.folder / "copy").rename(self.folder / "data")
@@ -87,7 +87,7 @@ class PostgresServer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Inside, all its processes are stopped: connections live on, and nothing is answered."""
+        """Suspend all server processes inside this context. Connections stay open, but nothing is answered."""
         pid = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         for process in processes:
@@ -103,7 +103,7 @@ class PostgresServer:
         as_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"] if os.getuid() == 0 else []
         command = [*as_user, str(BINARIES / program), *map(str, arguments)]
         environment = {"PATH": os.environ["PATH"], "PGPASSWORD": PASSWORD, "LC_ALL": "C"}
-        # Into a file: the server inherits the streams and would keep a pipe open.
+        # The output goes to a file, because the server inherits the streams and would keep a pipe open.
         with (self.folder.parent / "output.txt").open("w+") as output:
             done = subprocess.run(
                 command, cwd="/", env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=60, check=False
@@ -114,10 +114,10 @@ class PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A running server; skips where none can be started."""
+    """Yield a running server, or skip the test if none can be started."""
     if reason := why_not():
         pytest.skip(reason)
-    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:  # pytest's own folders are closed to other users
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:  # other users cannot access pytest's folders
         Path(folder).chmod(0o755)
         server = PostgresServer(Path(folder) / "server")
         yield server

@@ -208,7 +208,7 @@ def pointer_target(link: Path) -> str | None:
     if link.is_file():
         return _pointed_to(link)
     if link.exists():
-        raise DeploymentError(f"{link}: is a folder instead of a link to one; move it away")
+        raise DeploymentError(f"{link}: is a folder instead of a link to one; move it elsewhere")
     return None
 
 

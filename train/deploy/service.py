@@ -30,7 +30,7 @@ REMIND_S = 3600.0  # seconds before an unchanged line is repeated
 
 
 class Teller:
-    """Logger that writes a new line at once and repeats an unchanged line once per hour."""
+    """Logger that writes a new line immediately and repeats an unchanged line once per hour."""
 
     def __init__(self) -> None:
         self._text, self._told_s = "", 0.0

@@ -174,7 +174,7 @@ def read_score(study: optuna.Study, folder: Path) -> HoldoutScore | None:
     content = read_plain(path, NOT_KNOWN)
     found = decode(content, HoldoutScore, str(path), advice=NOT_KNOWN)
     if found.uuid != uuid_in(study.user_attrs):
-        raise StudyError(f"{path}: belongs to another study; move it away")
+        raise StudyError(f"{path}: belongs to another study; move it elsewhere")
     if kept is not None or keeps_hashes(study.get_trials(deepcopy=False)):
         return kept
     study.set_user_attr(HOLDOUT_SCORE, content)

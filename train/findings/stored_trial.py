@@ -230,7 +230,7 @@ def join_paths(trial: StoredTrial, by_fold: Sequence[Sequence[Any]]) -> list[lis
     """Return the full paths through all tested bars, each a list of the elements of `by_fold` in time order.
 
     Every test fold starts with fresh capital, so a path is measured by its returns and has no return between folds.
-    Folds that were too short to trade are left out.
+    Folds that were too short to trade are omitted.
     """
     position = [_kept_blocks(trial, fold) for fold in trial.data.folds]
     splits = [Split(fold.fit, fold.test, fold.test_groups) for fold in trial.data.folds]

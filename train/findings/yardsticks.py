@@ -2,7 +2,7 @@
 
 A constant band keeps every coin's weight within [lo, hi] on every bar. It is chosen on a split's training and
 validation folds and traded on its test bars, in the same environment and at the same costs as a policy. First, all
-coins get the same band from a small grid. Then each coin is tried without, and is left out if that earned more.
+coins get the same band from a small grid. Then each coin is removed in turn, and stays out if the rest earned more.
 
 The strategies are computed once per study, when it has all its trials, and stored in `<study>/yardsticks.json`.
 """
@@ -212,7 +212,7 @@ def compute(data: FoldedData, volume_30d: float | None, gpu_id: int = -1) -> Yar
 
 
 def of_bars_json(found: YardsticksOfBars) -> dict[str, Any]:
-    """Return plain JSON values; null means undefined, and trade figures of equal weight are left out."""
+    """Return plain JSON values; null means undefined, and trade figures of equal weight are omitted."""
     content = plain(found)
     for split in content["splits"]:
         split[EQUAL_WEIGHT] = kept_of_equal_weight(split[EQUAL_WEIGHT])

@@ -43,7 +43,7 @@ class TradingReport:
     reports: dict[str, EnvReport]  # environment -> report
 
     def findings(self) -> Iterator[str]:
-        """One line per environment with look-ahead."""
+        """Yield one line per environment with look-ahead."""
         for name, report in self.reports.items():
             if (found := report.first) is not None:
                 names = self.env_params, self.dataset.tickers, self.dataset.feature_names
@@ -52,7 +52,7 @@ class TradingReport:
                 yield f"{name}, {at}: {found}{what}; bar 0 is row {self.rows[0]}"
 
     def lines(self) -> Iterator[str]:
-        """Summary of the comparison for a terminal."""
+        """Yield the lines of a summary for a terminal."""
         first, last = (utc_text(self.dataset.time[row]) for row in (self.rows[0], self.rows[1] - 1))
         yield f"trading {first} .. {last} under the {self.env_params['rules']} rules"
         yield from (f"  {name}: {report}" for name, report in self.reports.items())

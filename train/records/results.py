@@ -73,7 +73,7 @@ def study_folder(results: Path, about: StudyFile, is_renewed: bool = True) -> Pa
             if is_renewed:
                 write_json(folder / OWNER_FILE, about)
             return folder
-    raise StudyError(f"{results / about.study} has results of another study; move it away")
+    raise StudyError(f"{results / about.study} has results of another study; move it elsewhere")
 
 
 def _claim(folder: Path, about: StudyFile) -> bool:

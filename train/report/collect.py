@@ -1,7 +1,7 @@
 """Collection of everything on the report page from the study and its results folder.
 
 Only complete files are read and no lock is taken, so a running study can be reported on. Missing or damaged parts are
-left out, and the page says so.
+omitted, and the page says so.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _band_view(
             try:
                 return BandView(f"Trial {best.number}, split {i}", read_band(folder, path, settings))
             except StudyError as error:
-                logger.warning("report: band chart left out: %s", error)
+                logger.warning("report: band chart omitted: %s", error)
     return None
 
 

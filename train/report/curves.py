@@ -66,7 +66,7 @@ def read_market(folder: Path, timeframe: str, settings: TrialSettings) -> Market
         close, tickers = read_closes(folder, timeframe, digest)
         bars = tradable(close, read_filled(folder, timeframe, digest), rules)
     except UNREADABLE as error:
-        logger.warning("report: buy and hold, random orders and hindsight optimum left out: %s", error)
+        logger.warning("report: buy and hold, random orders and hindsight optimum omitted: %s", error)
         return None
     return Market(bars, tickers)
 

@@ -1,4 +1,4 @@
-"""From a request to trials: check the request, open the study, run its workers."""
+"""Session of a study: check the request, open the study and run its workers."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def work_on(
 def run_workers(
     opened: OpenedStudy, request: StudyRequest, interruption: Interruption, around_trial: AroundTrial, program: str
 ) -> Ending:
-    """Run the trials: a single worker in this process, several workers in separate processes.
+    """Run the trials: with one worker in this process, with several workers in separate processes.
 
     Args:
         opened: the study.

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 SAME_FAILURES_ALLOWED = 5  # consecutive equal failures
 FAILURES_ALLOWED = 20  # consecutive failures of any kind
-WAIT_S = 5.0  # between checks of other workers' trials
+WAIT_S = 5.0  # interval between checks of other workers' trials
 
 # (RUNNING trial, results of its study) -> context entered around the trial.
 AroundTrial = Callable[[optuna.Trial, Path], AbstractContextManager[None]]
@@ -140,7 +140,7 @@ def _take_trial(
             return None
         trial = take_next(study, objective.run.seed)
         was_held = is_held()
-    sign(trial)  # which the others need not wait for
+    sign(trial)  # outside the lock, so that other workers need not wait
     return trial if was_held else _given_up_if_too_many(study, url, trial, target)
 
 
@@ -177,7 +177,7 @@ def _run_trial(
             logger.warning("trial %d: counted as dead and was retried while it ran; the retry reuses its finished "
                            "splits (%s)", trial.number, brief(str(error), 80))  # fmt: skip
         except Interrupted:
-            with suppress(UpdateFinishedTrialError, ValueError):  # the end was written, and only the answer was lost
+            with suppress(UpdateFinishedTrialError, ValueError):  # the end was written, but its answer was lost
                 tell(study, trial.number, end or TrialEnd(TrialState.FAIL))
             if end is None:
                 queue_retry(study, _trial(study, trial.number), was_killed=False)

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def fail_abandoned_trials(study: Study, study_folder: Path | None = None) -> list[int]:
     """Fail the RUNNING trials of dead workers, queue their settings again, and return their numbers.
 
-    A worker on this machine is checked directly. A worker elsewhere is dead if its heartbeat stopped. If a trial had
+    A worker on this machine is checked directly. A worker elsewhere is dead if its heartbeat stopped. If a trial has
     already ended and only the database lacks its end, the end is written instead.
 
     Args:
@@ -91,7 +91,7 @@ def refuse_other_code(study: Study) -> None:
     """Refuse to join a study while another process runs one of its trials with other code.
 
     Raises:
-        StudyError: the values of the two could not be compared.
+        StudyError: the codes differ, so the values of the trials could not be compared.
     """
     stale, ours = set(patient_storage(study)._get_stale_trial_ids(study._study_id)), code_of_trials()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -124,7 +124,7 @@ def _is_abandoned(study: Study, trial: FrozenTrial, is_stale: bool) -> bool:
     This process runs no trial while it checks. A running trial of its own comes from a restored copy of the server.
     """
     worker = worker_of(trial)
-    if worker is None:  # killed before its worker was recorded, which takes only moments
+    if worker is None:  # killed in the short time before its worker was recorded
         return _has_lasted(study, trial, trial.datetime_start)
     if not is_this_machine(worker.host, worker.machine):
         return is_stale

@@ -18,7 +18,7 @@ LOCK_TIMEOUT_S = 10  # seconds for which a reader waits; workers wait indefinite
 # Limits of one attempt, during which signals are not handled: for a locked SQLite file, a connection to a server, and
 # a row that another session has locked.
 ATTEMPT_S, CONNECT_TIMEOUT_S, SERVER_LOCK_TIMEOUT_S = 1, 4, 2
-UNACKNOWLEDGED_MS = 20_000  # after which either side closes the connection
+UNACKNOWLEDGED_MS = 20_000  # after this time without an acknowledgment, either side closes the connection
 SQLITE_HEADER = b"SQLite format 3\x00"
 HIDDEN = "***"
 HOW_TO_WRITE_PASSWORDS = "In a user or password, write @ as %40, / as %2F and : as %3A, or set PGPASSWORD instead"
@@ -94,8 +94,8 @@ def connect_args(url: URL) -> dict[str, Any]:
         "lock_timeout": f"{SERVER_LOCK_TIMEOUT_S}s",
     }
     options = " ".join([*(f"-c {name}={value}" for name, value in settings.items()), str(url.query.get("options", ""))])
-    # Preparing a statement costs one more round trip, and a pooler may not know prepared statements.
-    # Without client_encoding, text from a database in SQL_ASCII arrives as bytes.
+    # Preparing a statement costs an additional round trip, and a pooler may not support prepared statements.
+    # Without client_encoding, text from an SQL_ASCII database arrives as bytes.
     return {"connect_timeout": CONNECT_TIMEOUT_S, "client_encoding": "utf8", **ours, **user_timeout,
             "options": options.strip(), "prepare_threshold": None}  # fmt: skip
 

@@ -119,7 +119,7 @@ class StudyArtifacts:
                 logger.warning("%s", reason)
 
     def _fetch_one(self, path: Path, digest: str) -> str:
-        """Fetch a file atomically. Return "" or the reason for a failure as one sentence."""
+        """Fetch a file atomically. Return "", or the reason for a failure as one sentence."""
         content = self.store.read(f"{self.uuid}/{digest}")
         if content is None:
             return f"{path}: missing, and not in {self.store.url} either (SHA-256 {digest[:12]})"

@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 KEYS_ARE_VARIABLES = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source that boto3 supports"
 QUIET_S, LONGEST_PAUSE_S = 5.0, 1.0
-SILENCE_S = 60.0  # after which a call without an answer fails, in programs that do not wait indefinitely
+SILENCE_S = 60.0  # a call without an answer fails after this time, in programs that do not wait indefinitely
 POLL_S = 0.1  # between two checks of a running call
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 4, 15  # for one step of a call; calls are retried
 N_THREADS = 8

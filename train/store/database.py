@@ -217,7 +217,7 @@ def _prepare_sqlite(path: Path) -> None:
             head = file.read(len(SQLITE_HEADER))
         if head != SQLITE_HEADER:
             what = "is not an SQLite database" if head else "is empty"
-            raise StudyError(f"--storage: {path} {what}; restore it from a backup, or move it away to start over")
+            raise StudyError(f"--storage: {path} {what}; restore it from a backup, or move it elsewhere to start over")
         n_names = path.stat().st_nlink
         if n_names > 1:  # each name has its own journal: https://www.sqlite.org/howtocorrupt.html, section 2.5
             raise StudyError(

@@ -1,4 +1,4 @@
-"""Heartbeat of a running trial, written to the database every half minute by a separate thread.
+"""Heartbeat of a running trial, which a separate thread writes to the database every half minute.
 
 Optuna's heartbeat thread ends with a traceback if the database is briefly unreachable. This thread continues.
 """
@@ -14,7 +14,7 @@ from train.store.retrying import TROUBLES, patient_storage, reason_of
 from train.store.waiting import QUIET_S, Wait
 
 SOON_S = 2.0  # pause after a failed heartbeat
-JOIN_S = 1.0  # after which a heartbeat that hangs in the driver is abandoned
+JOIN_S = 1.0  # a heartbeat that hangs in the driver is abandoned after this time
 
 
 class Heartbeat:

@@ -40,7 +40,7 @@ def study_lock(url: URL, purpose: str = "") -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _file_lock(path: Path, purpose: str) -> Iterator[Callable[[], bool]]:
-    """Lock a file next to the resolved database path, so that links to one database share its lock."""
+    """Lock a file next to the resolved database path, so that all links to a database share its lock."""
     suffix = f".{_digest(purpose).hex()[:8]}.lock" if purpose else ".lock"
     real = path.resolve()
     lock = real.with_name(f"{real.name}{suffix}")
@@ -74,7 +74,7 @@ def reach(url: URL) -> None:
 
 
 def wait_for_database(url: URL) -> None:
-    """Wait until a server answers. Workers call this, because their server was reached before. SQLite returns at once.
+    """Wait until a server answers. Workers call this, as their server was reached before. SQLite needs no wait.
 
     Raises:
         DBAPIError: the error is permanent.
@@ -90,7 +90,7 @@ def _ask_once(url: URL) -> None:
     with _lock_engine(url).connect() as connection:
         if _answers(connection):
             return
-    with _lock_engine(url).connect() as connection:  # the first connection was older than a restart of the server
+    with _lock_engine(url).connect() as connection:  # the first connection was opened before a restart of the server
         connection.execute(text("SELECT 1"))
 
 

@@ -32,7 +32,7 @@ from train.store.waiting import Wait
 Result = TypeVar("Result")
 
 LONGEST_PAUSE_S = 10.0
-QUIET_S = 1.0  # no log line before: two workers may write at the same time
+QUIET_S = 1.0  # no log line before this time, because two workers may write simultaneously
 # SQLite has the same error class for temporary and permanent errors.
 SQLITE_LOCKED = ("locked", "busy")
 SQLITE_PASSES = (*SQLITE_LOCKED, "disk is full", "disk I/O error", "unable to open database file", "readonly")

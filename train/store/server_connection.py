@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL, Engine
 from train.store.address import connect_args, shown_url
 from train.store.waiting import GRACE_AFTER_SIGNAL_S, Wait, check_for_signals, current_wait
 
-LOOK_S = 0.1  # between checks for a signal
+LOOK_S = 0.1  # interval between checks for a signal
 QUIET_S = 5.0  # silence before the first log line
 ANSWER_S = 20.0  # silence after which a connection is closed; the server may be frozen or the link lost
 
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 
 class SilenceError(psycopg.OperationalError):
-    """Raised when a server did not answer for too long."""
+    """Raised when a server has not answered for too long."""
 
 
 class Silence:
@@ -149,7 +149,7 @@ def engine_options(url: URL, lasts_s: float = math.inf) -> dict[str, Any]:
         url: URL of the server.
         lasts_s: seconds that an operation may take. This also limits the server's silence, up to `ANSWER_S`.
     """
-    # To look for a type that no study has would cost each new connection further round trips.
+    # Looking up a type that no study uses would cost each new connection further round trips.
     return {"creator": lambda: connect(url, min(ANSWER_S, lasts_s)), "use_native_hstore": False}
 
 

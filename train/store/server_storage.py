@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 HEART, PARAM, VALUE = models.TrialHeartbeatModel, models.TrialParamModel, models.TrialIntermediateValueModel
 USER, SYSTEM = models.TrialUserAttributeModel, models.TrialSystemAttributeModel
-# What a trial consists of, in the order of the arguments of `_frozen`: (table, columns after trial_id, order of rows).
+# Tables of a trial, in the order of the arguments of `_frozen`: (table, columns after trial_id, order of rows).
 READ = (
     ("trials", "number, state, datetime_start, datetime_complete", "trial_id"),
     ("trial_params", "param_name, param_value, distribution_json", "trial_id, param_id"),
@@ -68,7 +68,7 @@ class ServerStorage(PatientStorage):
         self._fresh: set[int] = set()  # studies whose trials are up to date in the cache
         try:
             super().__init__(url, name, skip_table_creation=True, **options)
-        except StorageInternalError as error:  # the database has no tables; a check of each costs a round trip
+        except StorageInternalError as error:  # the database has no tables; checking each one would cost a round trip
             if not isinstance(error.__cause__, ProgrammingError):
                 raise
             self.engine.dispose()

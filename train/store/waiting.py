@@ -27,10 +27,10 @@ FIRST_PAUSE_S = 0.05
 QUIET_S = 5.0  # seconds before the first log line
 REPEAT_S = 60.0  # between two lines about one wait
 LONGEST_LOCK_PAUSE_S = 0.5
-GRACE_AFTER_SIGNAL_S = 1.5  # in which the end of a trial may still be sent to a server
+GRACE_AFTER_SIGNAL_S = 1.5  # time in which the end of a trial can still be sent to a server
 
-# Each raises Interrupted if a signal was received at least so many seconds ago. `train.study.interruption` registers
-# its check here while it handles signals.
+# Each function raises Interrupted if a signal was received at least the given number of seconds ago.
+# `train.study.interruption` registers its check here while it handles signals.
 interruption_checks: list[Callable[[float], None]] = []
 
 _current: ContextVar[Wait | None] = ContextVar("wait", default=None)

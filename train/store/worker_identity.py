@@ -14,7 +14,7 @@ from train.records.provenance import trial_code_sha256
 from train.records.record_files import decode
 from train.records.stored import WorkerIdentity
 
-MAX_KILLS = 2  # kills after which a trial is still retried; trials interrupted by the user always are
+MAX_KILLS = 2  # a trial is retried after at most this many kills; trials interrupted by the user always are
 HEARTBEAT_S = 30
 GRACE_S = 120  # time without a heartbeat after which a worker on another machine counts as dead
 
@@ -38,7 +38,7 @@ def code_of_trials() -> str:
 
 
 def worker_of(trial: FrozenTrial) -> WorkerIdentity | None:
-    """Return the process that took a trial; None if it was killed before it signed."""
+    """Return the process that took a trial, or None if it was killed before it was recorded."""
     signed = trial.user_attrs.get(WORKER)
     return None if signed is None else decode(signed, WorkerIdentity, f"the worker of trial {trial.number}")
 

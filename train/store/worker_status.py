@@ -27,7 +27,7 @@ from train.store.worker_identity import is_running, is_this_machine, this_worker
 logger = logging.getLogger(__name__)
 
 WORKERS_FOLDER = "workers"
-EVERY_S = 5.0  # between two writes
+EVERY_S = 5.0  # interval between two writes
 FORGOTTEN_S = 3600.0  # without an update
 LARGEST_FILE_BYTES = 65_536
 
@@ -92,7 +92,7 @@ class StatusFile:
 
     @property
     def is_due(self) -> bool:
-        """True if the next write is due. The check only reads the clock."""
+        """True if the next write is due. This only reads the clock."""
         return time.monotonic() >= self._next_s
 
     def write(self, **known: Any) -> None:

@@ -226,7 +226,7 @@ def _checked(returns: ArrayLike, n_blocks: int) -> np.ndarray:
         )
     broken = np.flatnonzero(~np.isfinite(r).all(axis=0))
     if broken.size:
-        raise ValueError(f"trials {broken.tolist()} have returns that are not finite; leave them out")
+        raise ValueError(f"trials {broken.tolist()} have returns that are not finite; omit them")
     return r
 
 
@@ -261,7 +261,7 @@ def _refuse_constant(is_constant: np.ndarray) -> None:
     if columns.size:
         raise ValueError(
             f"trials {columns.tolist()} have a constant nonzero return over half of the bars and therefore no Sharpe "
-            "ratio; leave them out"
+            "ratio; omit them"
         )
 
 
