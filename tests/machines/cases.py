@@ -227,6 +227,7 @@ def refused(what: str, words: str, world: World) -> Seen:
     first.wait_for("trial 0: started")
     second = world.train(1, *LONG, repo=repo, data=data)
     code = second.process.wait(LONGEST_S)
+    assert first.process.poll() is None, "machine 0 ended before machine 1 could be refused"
     world.programs.remove(second)
     is_told = code == 2 and re.search(words, second.log) and "Traceback" not in second.log
     problems = [] if is_told else [f"exit code {code}: {second.log[-1500:]}"]
@@ -257,7 +258,7 @@ def cases() -> Iterator[Case]:
     yield in_world("the server is replaced by an earlier copy", 2, 16, restored)
     yield in_world("a machine joins late", 2, 30, joins_late)
     yield in_world("other data on one machine", 2, 2, partial(refused, "data", "differs in its data_sha256"))
-    yield in_world("other code on one machine", 2, 2, partial(refused, "code", "runs other code"))
+    yield in_world("other code on one machine", 2, 6, partial(refused, "code", "runs other code"))
     yield in_world("the artifact store is lost in an upload", 2, 8, partial(away_in_upload, "alone"), has_bucket=True)
     yield in_world("the artifact store is lost in an upload, and the database", 2, 8,
                    partial(away_in_upload, "and the database"), has_bucket=True)  # fmt: skip
