@@ -70,10 +70,10 @@ MUTANTS = (
     ),
     Mutant(
         f"{RESTORED}::test_opening_a_study_costs_few_round_trips",
-        "every table is looked for",
-        "train/store/server_storage.py",
-        "super().__init__(url, name, skip_table_creation=True, **options)",
-        "super().__init__(url, name, **options)",
+        "a process opens the database again for each use",
+        "train/store/database.py",
+        "from functools import cache\n",
+        "from functools import lru_cache\n\ncache = lru_cache(maxsize=0)\n",
     ),
     Mutant(
         f"{SHARED}::test_a_copy_of_another_machines_file_that_is_not_the_databases_is_fetched_again",

@@ -22,14 +22,12 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
-from optuna.exceptions import StorageInternalError
 from optuna.storages import get_storage
 from optuna.storages._rdb import models
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, DateTime, Enum, Float, Integer, cast, column, event, func, select, true, values
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 from train.store.retrying import MADE, PatientStorage, TrialLostError
@@ -66,13 +64,7 @@ class ServerStorage(PatientStorage):
         self.seen_s: dict[tuple[int, TrialState], float] = {}  # first seen in this state by `train.store.abandoned`
         self._reads_once = False
         self._fresh: set[int] = set()  # studies whose trials are up to date in the cache
-        try:
-            super().__init__(url, name, skip_table_creation=True, **options)
-        except StorageInternalError as error:  # the database has no tables; checking each one would cost a round trip
-            if not isinstance(error.__cause__, ProgrammingError):
-                raise
-            self.engine.dispose()
-            super().__init__(url, name, **options)
+        super().__init__(url, name, **options)
         event.listen(self.engine, "connect", self._on_connect)
 
     def _on_connect(self, *_: object) -> None:
