@@ -105,10 +105,10 @@ MUTANTS = (
     ),
     Mutant(
         f"{STORE}::test_a_wait_says_so_within_ten_seconds_and_ends_within_five_of_a_signal",
-        "a store that does not answer is waited for without looking for signals",
+        "failed calls are repeated without a word",
         "train/store/artifact_store.py",
-        '            wait.pause("no answer yet")\n',
-        "",
+        "        wait.pause(reason_of(troubles[0]))",
+        "        time.sleep(1.0)",
     ),
     Mutant(
         f"{STORE}::test_a_program_that_only_reads_gives_up",
