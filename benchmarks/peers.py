@@ -200,7 +200,9 @@ def own() -> list[measuring.Local]:
     made += [who.batched(False, "standard", FEW), who.scalar_loop("standard", 1)]
     made.append(who.gymnasium_vector("Sync", "standard", FEW))
     for contender in made:
-        contender.row = {"n_coins": who.N_ASSETS, "features": asdict(OWN_FEATURES), "own": True}
+        is_vectorized = contender in made[:3]
+        features = asdict(OWN_FEATURES) | ({} if is_vectorized else {"vectorized": "no"})
+        contender.row = {"n_coins": who.N_ASSETS, "features": features, "own": True}
     return made
 
 

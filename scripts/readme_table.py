@@ -32,6 +32,7 @@ TITLES |= {"workers": "Workers", "pruning": "Pruning", "trading": "Paper trading
 TITLES |= {"band": "Learning speed of the band agent", "evaluation": "Policy evaluation"}
 PICTURES = {"scale": "Step cost and memory", "memory": "Resident memory after each trial"}
 COMPARED = "peers"  # the section that the README shows
+OURS, SYNC = "**barwise**", "our scalar class in Gymnasium's `SyncVectorEnv`"
 FEATURES = {"vectorized": "vectorized", "coins": "coins", "costs": "costs", "checks": "checks", "trading": "trading"}
 # Result files that belong to no machine, in page order: name -> (title, caption of the picture).
 OWN_FILES = {
@@ -83,12 +84,15 @@ def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     merged: dict[str, dict[str, Any]] = {}
     for row in rows:
         name = row["contender"]
-        if row.get("own") and name != rows[0]["contender"] and "SyncVectorEnv" not in name:
+        is_ours, is_sync = name == rows[0]["contender"], "SyncVectorEnv" in name
+        if row.get("own") and not (is_ours or is_sync):
             continue
+        name = OURS if is_ours else SYNC if is_sync else name
         entry = merged.setdefault(name, {"contender": name, "rates": [], "ratios": []} | row["features"])
         with_envs = f" (n={row['n_envs']:,})"
         entry["rates"].append(row.get("note") or shown("per_s", row["per_s"]) + with_envs)
-        entry["ratios"] += [] if "note" in row else [shown("ratio", float(row["ratio"])) + with_envs]
+        if not is_ours and "note" not in row:
+            entry["ratios"].append(shown("ratio", float(row["ratio"])) + "x" + with_envs)
     lines = ["| " + " | ".join(columns.values()) + " |", "|---|---:|---:|" + "---|" * len(FEATURES)]
     for entry in merged.values():
         cells = [

@@ -142,8 +142,10 @@ def test_the_comparison_has_one_row_per_environment_and_says_why_a_peer_is_missi
     written(tmp_path, peers=part(rows=rows))
     found = readme_table.machines(tmp_path)
     short = readme_table.render(readme_table.short_blocks(found), found)
-    assert "| Fast | 4,000,000 (n=12), 9,000,000 (n=4,096) | 1 (n=12), 1 (n=4,096) | no" in short
-    assert "| Theirs 1.0 Env | 40,000 (n=12), 3,000,000 (n=4,096) | 100 (n=12), 3 (n=4,096) | no | no | fee |" in short
+    assert "| **barwise** | 4,000,000 (n=12), 9,000,000 (n=4,096) |  | no" in short
+    assert (
+        "| Theirs 1.0 Env | 40,000 (n=12), 3,000,000 (n=4,096) | 100x (n=12), 3x (n=4,096) | no | no | fee |" in short
+    )
     assert "| Absent Env | cannot be installed: no wheel |  | no" in short
     assert "Plain" not in short
     assert "commit abc, 2026-01-02" in short
