@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the documentation site in site/, then checks its pages, the report of a study and the page of a trader's day in a
-# browser: axe's accessibility rules, horizontal overflow at the widths of a telephone and of a desktop, light and dark
-# colors, and requests to other hosts. Without a browser or without axe-core it says so and ends with exit code 0.
+# Builds the documentation site in site/, then checks its pages, the report of a study, the page of a trader's day and the
+# web dashboard in a browser: axe's accessibility rules, horizontal overflow at the widths of a telephone and of a desktop,
+# light and dark colors, and requests to other hosts. Without a browser or without axe-core it says so and ends
+# with exit code 0.
 set -euo pipefail
 
 REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -26,6 +27,7 @@ NO_MKDOCS_2_WARNING=1 "$PYTHON" -m mkdocs build
 
 BROWSER="${BROWSER:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}"
 [[ -n "$BROWSER" ]] || skip "no chromium is installed; on Debian: apt-get install chromium"
+command -v -- "$BROWSER" >/dev/null || skip "BROWSER=$BROWSER does not exist"
 if [[ ! -f "$AXE" ]]; then
     command -v npm >/dev/null || skip "axe-core is not in build/axe, and npm is not installed"
     npm install --silent --no-save --ignore-scripts --prefix "$REPO/build/axe" "axe-core@$AXE_VERSION" ||
