@@ -153,12 +153,12 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def dashboard(folder: Path) -> Iterator[str]:
-    """Serve the study in `study.db` with the web dashboard and yield the address of its pages."""
+def dashboard(storage: object, artifacts: Path) -> Iterator[str]:
+    """Serve the studies of a database with the web dashboard and yield the address of its pages."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    flags = ("--port", str(port), "--storage", f"sqlite:///{folder / 'study.db'}", "--artifact-dir", str(folder))
+    flags = ("--port", str(port), "--storage", str(storage), "--artifact-dir", str(artifacts))
     with subprocess.Popen([sys.executable, str(PROGRAM), *flags], stdout=subprocess.PIPE, text=True) as server:
         try:
             if server.stdout is None or not server.stdout.readline().startswith("study "):
@@ -230,7 +230,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
         served(args.folder) as address,
-        dashboard(args.folder) as dashboard_address,
+        dashboard(f"sqlite:///{args.folder / 'study.db'}", args.folder) as dashboard_address,
     ):
         browser = Browser(args.browser, profile)
         pages = pages_of(args.folder, address, dashboard_address)

@@ -54,7 +54,9 @@ def test_the_picture_of_a_trial_with_six_splits_and_with_one(study):
     made, folder = study
     attrs = made.get_trials()[1].user_attrs
     assert_looks_right(equity_figure(folder, 1, attrs))
-    assert_looks_right(equity_figure(folder, 1, {"split_2": attrs["split_2"], "data_label": attrs.get("data_label", "")}))
+    assert_looks_right(
+        equity_figure(folder, 1, {"split_2": attrs["split_2"], "data_label": attrs.get("data_label", "")})
+    )
 
 
 def test_the_picture_of_a_band(curves):  # noqa: F811

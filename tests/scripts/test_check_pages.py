@@ -41,6 +41,8 @@ def test_a_site_that_does_not_build_is_a_failure_with_and_without_a_browser():
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_starts_nothing(flag):
-    done = subprocess.run(["bash", str(SCRIPT), flag], env=os.environ | {"PYTHON": "false"}, capture_output=True, check=False)
+    done = subprocess.run(
+        ["bash", str(SCRIPT), flag], env=os.environ | {"PYTHON": "false"}, capture_output=True, check=False
+    )
     assert done.returncode == 0
     assert done.stdout.startswith(b"usage: scripts/check_pages.sh")

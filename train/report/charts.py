@@ -15,8 +15,8 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
@@ -138,7 +138,9 @@ def name_ends(axes: Axes, ends: Sequence[tuple[str, float, str]], gap: float = 0
     apart = (np.maximum.accumulate(wanted) + np.minimum.accumulate(wanted[::-1])[::-1]) / 2.0
     for i, place in zip(order.tolist(), (np.clip(apart, 0.0, 1.0 - steps[-1]) + steps).tolist(), strict=True):
         name, _, color = ends[i]
-        axes.annotate(name, (1.01, place), xycoords="axes fraction", color=color, fontsize=9.5 * gap / least, va="center")
+        axes.annotate(
+            name, (1.01, place), xycoords="axes fraction", color=color, fontsize=9.5 * gap / least, va="center"
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- charts

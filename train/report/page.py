@@ -185,4 +185,6 @@ def _values_svg(trials: tuple[TrialView, ...]) -> Markup:
 
 
 def _cost_svg(trials: list[TrialView], best: int | None, key: str) -> Markup:
-    return inline_svg(f"value by {key}, one dot per trial", 2.8, lambda figure: draw_cost(figure.subplots(), trials, best, key))
+    return inline_svg(
+        f"value by {key}, one dot per trial", 2.8, lambda figure: draw_cost(figure.subplots(), trials, best, key)
+    )

@@ -26,7 +26,7 @@ def accessible(app: WSGIApplication) -> WSGIApplication:
     def wrapped(request: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = request.get("PATH_INFO", "")
         if path in FILES:
-            content = (files(__package__) / path[1:]).read_bytes()
+            content = (files("train.watch") / path[1:]).read_bytes()
             kind = ("Content-Type", f"{FILES[path]}; charset=UTF-8")
             start_response("200 OK", [kind, ("Content-Length", str(len(content)))])
             return [content]
