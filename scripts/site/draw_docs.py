@@ -11,19 +11,13 @@ import tempfile
 from io import StringIO
 from pathlib import Path
 
-import optuna
-from rich.console import Console
-from rich.terminal_theme import MONOKAI
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path.insert(0, str(ROOT))
 
-from check_pages import QUIET, Browser, dashboard  # noqa: E402
+from scripts.site.check_pages import QUIET, Browser, dashboard  # noqa: E402
 
 from barwise.arguments import add_study, storage_of  # noqa: E402
-from train.report.picture import plot_study  # noqa: E402
-from train.study.eligibility import best_trial  # noqa: E402
-from train.watch.program import Dashboard  # noqa: E402
 
 COLUMNS, LINES = 160, 38
 WIDTH, HEIGHT, TERMINAL_WIDTH = 1100, 780, 1300  # pixels
@@ -32,7 +26,12 @@ DRAWN_HEIGHT = "Math.ceil(document.querySelector('svg').getBoundingClientRect().
 
 
 def terminal(args: argparse.Namespace) -> str:
-    """Return the terminal dashboard as SVG."""
+    """Return the terminal dashboard as SVG. Rich is imported here because its import draws random numbers."""
+    from rich.console import Console
+    from rich.terminal_theme import MONOKAI
+
+    from train.watch.program import Dashboard
+
     console = Console(record=True, width=COLUMNS, height=LINES, file=StringIO(), force_terminal=True, highlight=False)
     console.print(Dashboard(storage_of(args), args.study_name, args.log, args.results_dir).frame())
     return console.export_svg(title="paper_trader_dashboard.py --training", theme=MONOKAI)
@@ -49,6 +48,11 @@ def show(browser: Browser, url: str, width: int, height: int) -> None:
 
 def main() -> int:
     """Draw the three pictures."""
+    import optuna
+
+    from train.report.picture import plot_study
+    from train.study.eligibility import best_trial
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_study(parser, is_required=True)
     parser.add_argument("--log", type=Path, required=True, metavar="FILE", help="log of the study's workers")
