@@ -25,7 +25,7 @@ from train.study.eligibility import best_trial, why_no_best
 from train.study.progress import selection_text
 
 SIZE_INCHES, DOTS_PER_INCH = (11.0, 9.0), 110
-TITLE_CHARACTERS = 160  # characters per line that fit the width of the picture
+TITLE_CHARACTERS = 150  # characters per line that fit the width of the picture
 
 
 def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
