@@ -236,7 +236,9 @@ def medians(studies: pd.DataFrame) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- picture
-COLOURS = {NO_SIGNAL: "tab:orange", DRIFTING: "tab:red", PLANTED: "tab:blue"}
+# Okabe and Ito's colors, which color-blind readers can tell apart. Markers differ too.
+COLOURS = {NO_SIGNAL: "#e69f00", DRIFTING: "#d55e00", PLANTED: "#0072b2"}
+MARKERS = {NO_SIGNAL: "o", DRIFTING: "^", PLANTED: "s"}
 CONFIDENCES = {
     "best, account,\nnot deflated": "account.best_probabilistic",
     "best, alpha,\nnot deflated": "lead.best_probabilistic",
@@ -255,11 +257,11 @@ def draw(part: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(12, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     strips(left, studies, CONFIDENCES, (LEAST_CONFIDENCE, 1.03))
-    left.set(ylabel="one minus the p-value of a true Sharpe of 0")
+    left.set(ylabel="one minus the p-value of a true Sharpe of 0", xlabel="statistic of the best trial")
     left.set_title(f"Probabilistic and deflated Sharpe; shaded: {LEAST_CONFIDENCE:.0%} or more", fontsize=11)
     strips(right, studies, OVERFITTING, (-0.03, LARGEST_PBO))
     right.axhline(0.5, color="grey", lw=1, ls=":")
-    right.set(ylabel="probability of backtest overfitting")
+    right.set(ylabel="probability of backtest overfitting", xlabel="returns that are compared")
     right.set_title(f"PBO; shaded: {LARGEST_PBO:.0%} or less; dotted: one half", fontsize=11)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
@@ -273,8 +275,8 @@ def strips(axes: Any, studies: pd.DataFrame, figures: Mapping[str, str], called:
         for place, figure in enumerate(figures.values()):
             label = f"{kind}, {len(mine)} studies" if place == 0 else None
             dots = {"ms": 5, "mew": 0, "alpha": 0.7, "color": COLOURS[kind], "label": label}
-            axes.plot(place + beside, np.sort(mine[figure]), "o", **dots)
-    axes.axhspan(*called, color="tab:green", alpha=0.15, lw=0)
+            axes.plot(place + beside, np.sort(mine[figure]), MARKERS[kind], **dots)
+    axes.axhspan(*called, color="#009e73", alpha=0.15, lw=0)
     axes.set_xticks(range(len(figures)), list(figures))
     axes.set(xlim=(-0.5, len(figures) - 0.5), ylim=(-0.03, 1.03))
     axes.grid(axis="y", alpha=0.3)

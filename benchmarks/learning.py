@@ -144,6 +144,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, settings=asdict(settings(0, 1)), **proof, **runs)
 
 
+BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's, which color-blind readers can tell apart
+
+
 def draw(part: dict[str, Any], path: Path) -> None:
     """Draw two panels: the share of the best growth, and the turnover."""
     from matplotlib.figure import Figure
@@ -151,15 +154,15 @@ def draw(part: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for run in part["signal"]:
-        left.plot(run["env_steps"], run["share_of_best"], color="tab:blue", alpha=0.7)
-        left.plot(run["env_steps"][-1], run["test_share_of_best"], "o", color="tab:orange")
+        left.plot(run["env_steps"], run["share_of_best"], color=BLUE, alpha=0.7)
+        left.plot(run["env_steps"][-1], run["test_share_of_best"], "o", color=ORANGE)
     left.axhline(1.0, color="black", lw=1, ls=":")
-    left.axhline(0.8, color="tab:red", lw=1, ls="--")
-    left.set(xlabel="environment steps", ylabel="share of the best policy's log growth", ylim=(0.0, 1.05))
+    left.axhline(0.8, color="#555555", lw=1, ls="--")
+    left.set(xlabel="environment steps", ylabel="share of the best policy's growth (no unit)", ylim=(0.0, 1.05))
     left.set_title("Announced trend, costs included\nlines: validation bars; dots: test bars; dashed: 80 %")
     for run in part["silent"]:
-        right.plot(run["env_steps"], run["exploring_turnover"], color="tab:blue", alpha=0.7)
-        right.plot(run["env_steps"], run["turnover"], color="tab:orange", alpha=0.7)
+        right.plot(run["env_steps"], run["exploring_turnover"], color=BLUE, alpha=0.7)
+        right.plot(run["env_steps"], run["turnover"], color=ORANGE, ls="--", alpha=0.7)
     right.set_yscale("symlog", linthresh=0.1)
     right.set(xlabel="environment steps", ylabel="accounts traded per 1000 bars", ylim=(0, None))
     right.set_title("No signal: trading stops\non unseen bars")

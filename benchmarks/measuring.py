@@ -317,9 +317,18 @@ def keep(args: argparse.Namespace, name: str, part: dict[str, Any], draw: Draw |
     write_atomically(path, (json.dumps({"machine": about, **content}, indent=1) + "\n").encode())
     if draw is not None:
         ending = ".png" if args.own_file else f"_{name}.png"
-        draw(part | {"machine": machine_text(about)}, path.with_name(path.stem + ending))
+        draw_section(draw, part | {"machine": machine_text(about)}, path.with_name(path.stem + ending))
     print(f"\nwrote section {name} to {path}", file=sys.stderr)
     return 0
+
+
+def draw_section(draw: Draw, part: dict[str, Any], path: Path) -> None:
+    """Draw a section to a file, with matplotlib's default style before and after."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        draw(part, path)
 
 
 # --------------------------------------------------------------------------------------------------- long benchmarks
@@ -407,9 +416,12 @@ def figure(size: tuple[float, float], part: Mapping[str, Any]) -> Any:
     import matplotlib
     from matplotlib.figure import Figure
 
+    from market.names import counted
+
     matplotlib.rcParams["font.size"] = 15
     made = Figure(figsize=size, layout="constrained")
-    made.suptitle(f"{part['machine']}, {part['threads']} threads, {part['date']}", fontsize=13, color="#555555")
+    threads = counted(part["threads"], "thread")
+    made.suptitle(f"{part['machine']}, {threads}, {part['date']}", fontsize=13, color="#555555")
     return made
 
 

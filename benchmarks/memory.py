@@ -30,7 +30,7 @@ COLUMNS["settled"] = "RSS after warm-up, MiB"
 COLUMNS |= {"last": "final RSS, MiB", "slope": "slope, MiB per trial", "device": "final device memory, MiB"}
 N_TRIALS, N_TRIALS_QUICK, BREAK_STEP, BREAK_STEP_QUICK = 50, 3, 16_384, 2_000
 N_ENVS, N_BARS, MOST_MIB_A_TRIAL = 12, 4000, 0.1
-COLORS = {FIXED: "#1f5f99", SEARCHED: "#b5532c"}
+STYLES = {FIXED: ("#0072b2", "-"), SEARCHED: ("#d55e00", "--")}
 Memory = tuple[list[float], list[float]]  # resident and device MiB after each trial
 
 
@@ -109,8 +109,9 @@ def draw(part: dict[str, Any], path: Path) -> None:
     figure = measuring.figure((7, 5.5), part)
     panel = figure.subplots()
     for name, values in part["series"].items():
-        panel.plot(range(1, len(values) + 1), values, color=COLORS[name], linewidth=2.5, label=name)
-    panel.set(title="Resident memory after each trial, MiB", xlabel="trials run by one process")
+        color, line = STYLES[name]
+        panel.plot(range(1, len(values) + 1), values, color=color, linestyle=line, linewidth=2.5, label=name)
+    panel.set(title="Memory after each trial", xlabel="trials run by one process", ylabel="resident memory, MiB")
     panel.set_ylim(0, 1.15 * max(map(max, part["series"].values())))
     panel.grid(alpha=0.3)
     panel.legend(frameon=False, loc="lower right")

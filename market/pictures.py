@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import textwrap
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,8 +26,12 @@ from market.names import counted
 
 DOTS_PER_INCH = 110
 WIDTH_INCHES = 11.0
+LABEL_POINTS = 9  # font size of the names of the axes
 USED, UNUSED, FILLED, MISSING, OUTSIDE = "#3f77b4", "#bcd0e6", "#f5b021", "#c0271a", "#f1f1f1"
-SEGMENTS = ("#3c8d40", "#256129")  # alternating, so that boundaries are visible
+SEGMENTS = ("#4d4d4d", "#6d6d6d")  # alternating, so that boundaries are visible
+# Okabe and Ito's colors without yellow, which is faint on white. More coins than colors get the next line style.
+COIN_COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#4d4d4d")
+COIN_LINES: tuple[Any, ...] = ("-", (0, (5.0, 1.5)), (0, (1.0, 1.0)), (0, (6.0, 1.5, 1.0, 1.5)))
 ZERO_VOLUME, JUMP, SHADE = "#101010", "#7b1fa2", "#dddddd"
 LEAST_WEIGHT = 0.8  # minimum weight of a color that occurs in a bin, so that single bars are visible
 DRAWN_BARS = 3_000  # bars drawn per price curve
@@ -60,6 +64,8 @@ def quality_picture(dataset: Dataset) -> bytes | None:
     _draw_segment_bar(axes, dataset, right - left)
     axes.set(xlim=(left, right), ylim=(n_coins - 0.5, -1.6))
     axes.set_yticks(range(-1, n_coins), ["segments", *dataset.tickers], fontsize=9)
+    axes.set_xlabel("open of the bar (UTC)", fontsize=LABEL_POINTS)
+    axes.set_ylabel("coin", fontsize=LABEL_POINTS)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     _dates(axes)
@@ -71,10 +77,10 @@ def quality_picture(dataset: Dataset) -> bytes | None:
 def _strip(n_coins: int, dataset: Dataset, warnings: list[str]) -> tuple[Figure, Axes]:
     """Create a figure whose height fits its rows, title, dates and legend."""
     title = _title_lines(dataset, warnings)
-    above, below = 0.15 + 0.17 * len(title), 0.65
+    above, below = 0.15 + 0.17 * len(title), 0.85
     height = above + 0.3 * (n_coins + 1) + below
     figure = _figure(height, layout=None)
-    left = 0.3 + 0.085 * max(map(len, ("segments", *dataset.tickers)))
+    left = 0.5 + 0.085 * max(map(len, ("segments", *dataset.tickers)))
     box = (left / WIDTH_INCHES, below / height, 1.0 - (left + 0.35) / WIDTH_INCHES, 1.0 - (above + below) / height)
     _title(figure, dataset, title, y=1.0 - 0.05 / height)
     return figure, figure.add_axes(box)
@@ -172,29 +178,35 @@ def dataset_picture(dataset: Dataset) -> bytes:
 
 
 def _coin_colours(n_coins: int) -> list[str]:
-    strong = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#555555", "#bcbd22"]
-    strong += ["#17becf", "#0b3d66", "#8a4300", "#0f5213", "#7d1113", "#5b2c83", "#d4a017", "#00a878", "#ff5fa2"]
-    return [strong[i % len(strong)] for i in range(n_coins)]
+    return [COIN_COLORS[i % len(COIN_COLORS)] for i in range(n_coins)]
+
+
+def _coin_lines(n_coins: int) -> list[Any]:
+    """Return the line style of each coin, which tells coins of the same color apart."""
+    return [COIN_LINES[i // len(COIN_COLORS) % len(COIN_LINES)] for i in range(n_coins)]
 
 
 def _draw_prices(axes: Axes, dataset: Dataset, colours: list[str]) -> None:
     """Draw prices relative to the first one. Lines break between segments, where the background is shaded."""
-    stride = max(len(dataset.time) // DRAWN_BARS, 1)
+    stride, lines = max(len(dataset.time) // DRAWN_BARS, 1), _coin_lines(len(dataset.tickers))
     for first, last in dataset.segments:
         rows = np.unique(np.append(np.arange(first, last, stride), last - 1))
-        for a, colour in enumerate(colours):
+        for a, (colour, line) in enumerate(zip(colours, lines, strict=True)):
             rebased = dataset.price[rows, a] / dataset.price[0, a]
-            axes.plot(date2num(dataset.time[rows].astype("datetime64[s]")), rebased, color=colour, linewidth=0.9)
+            time = date2num(dataset.time[rows].astype("datetime64[s]"))
+            axes.plot(time, rebased, color=colour, linestyle=line, linewidth=1.1)
     times = _segment_times(dataset)
     for (_, end), (begin, _) in pairwise(times):
         axes.axvspan(*date2num([end, begin]), color=SHADE, linewidth=0)
     handles: list[Patch | Line2D] = [
-        Line2D([], [], color=colour, label=ticker) for ticker, colour in zip(dataset.tickers, colours, strict=True)
+        Line2D([], [], color=colour, linestyle=line, label=ticker)
+        for ticker, colour, line in zip(dataset.tickers, colours, lines, strict=True)
     ]
     if len(times) > 1:
         handles.append(Patch(color=SHADE, label="no segment"))
     columns = 1 if len(handles) <= 14 else 2
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, ncols=columns)
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, ncols=columns,
+                handlelength=3.0)  # fmt: skip
     rebased = dataset.price / dataset.price[0]
     if rebased.max() > LOG_FROM * rebased.min():
         axes.set_yscale("log")
@@ -202,7 +214,9 @@ def _draw_prices(axes: Axes, dataset: Dataset, colours: list[str]) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     axes.tick_params(axis="y", which="both", labelsize=7)
     segments = counted(len(times), "segment")
-    axes.set_title(f"Price relative to the first close ({segments})", loc="left", fontsize=9)
+    axes.set_title(f"Prices ({segments})", loc="left", fontsize=9)
+    axes.set_xlabel("close of the bar (UTC)", fontsize=LABEL_POINTS)
+    axes.set_ylabel("price relative to the first close (1 = first close)", fontsize=LABEL_POINTS)
     axes.margins(x=0.01)
     _dates(axes)
     _tidy(axes)
@@ -228,11 +242,16 @@ def _draw_features(axes: Axes, dataset: Dataset, groups: dict[str, list[int]], c
         axes.axhline(row + 0.5, color=SHADE, linewidth=0.6)
     axes.tick_params(axis="x", labelsize=8)
     text = (
-        "Features: line = range, bar = 5 to 95 %, thick = 25 to 75 %, dot = median, cross = constant; one bar per coin"
+        "Features: line = range, bar = 5 to 95 %, thick = 25 to 75 %, dot = median, cross = constant; "
+        "one bar per coin, in the order of the legend"
     )
+    unit = "no unit"
     if are_raw:
         text += "\nRaw units: each column is scaled by its largest absolute value"
+        unit = "1 = the largest absolute value of the column"
     axes.set_title(text, loc="left", fontsize=9)
+    axes.set_xlabel(f"value of the feature ({unit})", fontsize=LABEL_POINTS)
+    axes.set_ylabel("feature", fontsize=LABEL_POINTS)
     _tidy(axes)
 
 
@@ -245,7 +264,7 @@ def _draw_spread(axes: Axes, levels: np.ndarray, height: float, step: float, col
     axes.plot([lowest, highest], [height, height], color=colour, linewidth=0.5, alpha=0.7)
     axes.barh(height, high - low, left=low, height=0.45 * step, color=colour, alpha=0.55, linewidth=0)
     axes.barh(height, upper - quarter, left=quarter, height=0.8 * step, color=colour, linewidth=0)
-    axes.plot(median, height, "o", color="black", markersize=1.8)
+    axes.plot(median, height, "o", color="white", markeredgecolor="black", markeredgewidth=0.5, markersize=2.2)
 
 
 def _figure(height_inches: float, layout: Literal["constrained"] | None = "constrained") -> Figure:

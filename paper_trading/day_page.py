@@ -23,7 +23,7 @@ from paper_trading import words
 from paper_trading.drift import Causes
 from paper_trading.journal import FILE
 from paper_trading.story import DAY_S, Curves, Order, Reader, Story, day_of
-from train.report.charts import AGENT, EQUAL, INK, inline_svg, name_ends, thinned
+from train.report.charts import AGENT, DASHES, EQUAL, INK, inline_svg, name_ends, name_time, thinned
 from train.report.page import environment
 from train.watch.logtail import plain_text
 
@@ -176,12 +176,10 @@ def _causes(story: Story, before: Before) -> Iterator[tuple[str, str, str, str]]
     drift, equity = story.drift, story.decision.equity if story.decision else 0.0
     today = words.drift_rows(drift.causes - before.causes, drift, equity)
     for (name, value, _), (_, total, share) in zip(today, words.drift_rows(drift.causes, drift, equity), strict=True):
-        yield name, value, total, share
-    all_day, total = (drift.causes - before.causes).total, drift.causes.total
-    yield (
-        "trader minus simulator", words.usd(all_day, "+,.2f"), words.usd(total, "+,.2f"),
-        words.share(total, equity),
-    )  # fmt: skip
+        yield name, value.removesuffix(words.USD), total.removesuffix(words.USD), share  # the header has the unit
+    all_day, total = (words.usd(c.total, "+,.2f") for c in (drift.causes - before.causes, drift.causes))
+    share = words.share(drift.causes.total, equity)
+    yield "trader minus simulator", all_day.removesuffix(words.USD), total.removesuffix(words.USD), share
 
 
 def _order_row(story: Story, order: Order) -> dict[str, str]:
@@ -221,7 +219,7 @@ def _draw(figure: Figure, curves: Curves, start: int) -> None:
     time = np.array(curves.bar_s[start:], dtype="datetime64[s]")
     ends = []
     lines: tuple[tuple[str, Sequence[float | None], str, dict[str, Any]], ...] = (
-        ("equal w.", curves.benchmark, EQUAL, {"linewidth": 1.1, "linestyle": (0, (5, 2))}),
+        ("equal w.", curves.benchmark, EQUAL, {"linewidth": 1.1, "linestyle": DASHES}),
         ("trader", curves.equity, AGENT, {"linewidth": 1.8}),
         ("sim.", curves.sim_equity, INK, {"linewidth": 1.1, "linestyle": ":"}),
     )
@@ -230,7 +228,8 @@ def _draw(figure: Figure, curves: Curves, start: int) -> None:
         if np.isfinite(curve).any():
             axes.plot(*thinned(time, curve), color=color, **style)
             ends.append((name, float(curve[-1]), color))
-    axes.set(title="equity, start = 1", xlim=(time[0], time[-1]))
+    axes.set_xlim(time[0], time[-1])
+    name_time(axes, "equity (start = 1)")
     axes.set_ylim(axes.get_ylim())
     name_ends(axes, ends)
 

@@ -42,9 +42,12 @@ COUNTED = ("max_rejects",)  # limits that are counts, not fractions
 
 
 # --------------------------------------------------------------------------------------------------------------- values
+USD = " USD"
+
+
 def usd(value: float | None, form: str = ",.2f") -> str:
     """Format an amount as `10,012.30 USD`."""
-    return UNKNOWN if value is None else _without_minus_zero(f"{value:{form}} USD")
+    return UNKNOWN if value is None else _without_minus_zero(f"{value:{form}}{USD}")
 
 
 def _without_minus_zero(text: str) -> str:

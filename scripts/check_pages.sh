@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the documentation site in site/. Then checks its pages, the report of a study and the daily page of a trader in a
-# browser: accessibility rules of axe-core, horizontal overflow at phone and desktop widths, light and dark colors, and
-# requests to other hosts. Without a browser or axe-core, it prints the reason and exits with code 0.
+# Builds the documentation site in site/. Then checks its pages, the report of a study, the daily page of a trader and the web
+# dashboard in a browser: accessibility rules of axe-core, horizontal overflow at phone and desktop widths, light and dark
+# colors, and requests to other hosts. Without a browser or axe-core, it prints the reason and exits with code 0.
 set -euo pipefail
 
 REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -26,6 +26,7 @@ NO_MKDOCS_2_WARNING=1 "$PYTHON" -m mkdocs build
 
 BROWSER="${BROWSER:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}"
 [[ -n "$BROWSER" ]] || skip "Chromium is not installed; on Debian, run apt-get install chromium"
+command -v -- "$BROWSER" >/dev/null || skip "BROWSER=$BROWSER does not exist"
 if [[ ! -f "$AXE" ]]; then
     command -v npm >/dev/null || skip "neither axe-core (in build/axe) nor npm is installed"
     npm install --silent --no-save --ignore-scripts --prefix "$REPO/build/axe" "axe-core@$AXE_VERSION" ||

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the measured parts of docs/results.md (all tables) and README.md (comparison) from benchmarks/results/*.json.
 
-Do not edit these figures manually.
+With --pictures, also draw the pictures again from the same files. Do not edit these figures manually.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import machine_text, section_lines, shown
+from benchmarks.measuring import draw_section, machine_text, section_lines, shown
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -167,11 +167,37 @@ def pages(results: Path = RESULTS, repo: Path = REPO) -> dict[Path, tuple[str, s
     return {path: (path.read_text(), replaced(path.read_text(), text, path.name)) for path, text in texts.items()}
 
 
+def draw_pictures(results: Path = RESULTS) -> list[Path]:
+    """Draw the picture of every section that has one and return the files."""
+    from benchmarks import calibration_summary, capture_summary, learning, many_workers, memory, scale
+
+    drawn = []
+    own = {"capture": capture_summary, "calibration": calibration_summary, "many_workers": many_workers}
+    for name, module in (own | {"learning": learning}).items():
+        path = results / f"{name}.json"
+        if path.exists():
+            content = json.loads(path.read_text())
+            part = content.get(name, content)  # earlier versions wrote learning.json without a section
+            drawn.append((module.draw, part, content.get("machine"), path.with_suffix(".png")))
+    for stem, content in machines(results):
+        for name, module in {"scale": scale, "memory": memory}.items():
+            if name in content["sections"]:
+                path = results / f"{stem}_{name}.png"
+                drawn.append((module.draw, content["sections"][name], content["machine"], path))
+    for draw, part, about, path in drawn:
+        draw_section(draw, part | ({"machine": machine_text(about)} if about else {}), path)
+    return [path for *_, path in drawn]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Rewrite both pages, or with `--check` report whether they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing and exit with 1 if a page is out of date")
+    parser.add_argument("--pictures", action="store_true", help="draw the pictures in benchmarks/results again")
     args = parser.parse_args(argv)
+    if args.pictures:
+        for path in draw_pictures():
+            print(f"drew {path.relative_to(REPO)}")
     is_old = False
     for path, (now, wanted) in pages().items():
         name = path.relative_to(REPO)

@@ -106,6 +106,7 @@ def serve(args: argparse.Namespace) -> None:
     from optuna.artifacts import FileSystemArtifactStore
 
     from train.store.artifact_files import pictures_in
+    from train.watch.accessible import accessible
     from train.watch.snapshot import take_snapshot
 
     url = storage_of(args)
@@ -115,7 +116,8 @@ def serve(args: argparse.Namespace) -> None:
     with listen(args.port) as server, opened_storage(url) as storage:
         from optuna_dashboard import wsgi
 
-        server.set_app(only_local(wsgi(storage, artifact_store=in_store or FileSystemArtifactStore(folder))))
+        pages = wsgi(storage, artifact_store=in_store or FileSystemArtifactStore(folder))
+        server.set_app(only_local(accessible(pages)))
         if in_store is None and not folder.is_dir():
             print(f"no trial pictures: folder {folder} does not exist")
         page = f"http://{HOST}:{args.port}/dashboard/studies/{snapshot.study_id}"

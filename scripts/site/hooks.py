@@ -133,8 +133,10 @@ def example(path: Path) -> str:
 
 
 def api(name: str, level: str = "2") -> str:
-    """Return mkdocstrings' directive for an object."""
-    return f"::: {name}\n    options:\n      heading_level: {level}\n"
+    """Return mkdocstrings' directive for an object. Adapters of several libraries have one name, so labels differ."""
+    module, _, own = name.rpartition(".")
+    label = f'      toc_label: "{own} ({module.rpartition(".")[2]})"\n' if module.startswith("adapters.") else ""
+    return f"::: {name}\n    options:\n      heading_level: {level}\n{label}"
 
 
 PARTS: dict[str, Callable[..., str]] = {"commands": command_help, "examples": examples, "api": api}

@@ -69,8 +69,9 @@ def test_a_day_holds_its_own_bars_only(tmp_path):
     trader.bar([110.0])
     first, second = (write_day(trader.folder, day) for day in (FIRST_DAY, SECOND_DAY))
     # fees of 0.25 % of 1,000.5 and 1,050.525 USD are not taken; equity is 9,999.5 and 10,148.975 USD
-    assert ["fees: paid fee vs. simulator's rate", "+2.50 USD", "+2.50 USD", "+0.025%"] in rows(first)
-    assert ["fees: paid fee vs. simulator's rate", "+2.63 USD", "+5.13 USD", "+0.051%"] in rows(second)
+    assert ["fees: paid fee vs. simulator's rate", "+2.50", "+2.50", "+0.025%"] in rows(first)
+    assert ["this day, USD", "since the start, USD", "share of equity"] in [row[-3:] for row in rows(first)]
+    assert ["fees: paid fee vs. simulator's rate", "+2.63", "+5.13", "+0.051%"] in rows(second)
     order = ["buy BTC (policy)", "10", "10", "filled", "100", "unknown", "100.05", "100.05 (+5.0 bp)", "2.5013"]
     assert [row for row in rows(first) if "buy BTC (policy)" in row] == [["23:55", *order, "0.0000"]]
     assert [row[0] for row in rows(second) if "buy BTC (policy)" in row] == ["00:00"]

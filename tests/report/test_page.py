@@ -166,8 +166,11 @@ def test_every_chart_is_named_and_the_same_page_has_the_same_bytes():
     charts = [e for e in elements(html) if e.tag == "svg"]
     assert [e.get("role") for e in charts] == ["img"] * 6
     assert [e.get("aria-label") for e in charts] == [
-        "Path 1 of 1: equity, linear scale, and drawdown", "Path 1 of 1: equity, log scale, and drawdown",
-        "excess Sharpe of every split", "value of every trial", "value by turnover", "value by fees",
+        "Path 1 of 1: equity, linear scale, and drawdown; the table below has the figures",
+        "Path 1 of 1: equity, log scale, and drawdown; the table below has the figures",
+        "annual excess Sharpe ratio of every trial on every split; trial 1, the best: +1.50, \N{MINUS SIGN}0.50",
+        "value of every trial: 2 values from \N{MINUS SIGN}0.50 to +0.25",
+        "value by turnover, one dot per trial", "value by fees, one dot per trial",
     ]  # fmt: skip
     assert html == render(page())
     names = [e.get("id") for chart in charts for e in chart.iter() if e.get("id")]

@@ -89,7 +89,10 @@ def test_a_browser_gets_the_study_and_its_pictures_until_ctrl_c(folder):
         with socket.create_connection(("127.0.0.1", port)):
             (found,) = json.loads(fetch(port, "/api/studies"))["study_summaries"]
             assert found["study_name"] == "s"
-            assert b"<html" in fetch(port, "/dashboard/studies/1")
+            page = fetch(port, "/dashboard/studies/1")
+            assert b"<html" in page
+            assert b'src="/accessible.js"' in page
+            assert b"aria-label" in fetch(port, "/accessible.js")
             trials = json.loads(fetch(port, "/api/studies/1?after=0"))["trials"]
             assert [t["state"] for t in trials] == ["Complete", "Complete"]
             (artifact,) = trials[1]["artifacts"]

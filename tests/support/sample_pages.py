@@ -6,6 +6,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+import optuna
 from optuna.trial import TrialState
 
 from market.sample import synthetic_dataset
@@ -17,8 +18,11 @@ from train.study.folds import fold_data
 from train.study.split_plan import SplitPlan
 
 
-def write_study(folder: Path) -> Path:
-    """The folder of a study with four completed trials and one pruned trial, and its report.html."""
+def write_study(folder: Path, storage: str = "") -> Path:
+    """The folder of a study with four completed trials and one pruned trial, and its report.html.
+
+    A copy of the study is written to `storage` unless it is empty.
+    """
     dataset = synthetic_dataset("5m", 4_000, ("BTC", "ETH", "LTC"))
     data = fold_data(dataset, SplitPlan("standard", 3, 2))
     study, results = fabricated.new_study(folder, data)
@@ -26,12 +30,14 @@ def write_study(folder: Path) -> Path:
         fabricated.add_complete(study, results, data, drift)
     fabricated.add_ended(study, TrialState.PRUNED, "mean exposure is under 1 %")
     write_report(study, results)
+    if storage:
+        optuna.copy_study(from_study_name=study.study_name, from_storage=study._storage, to_storage=storage)
     return results
 
 
 def main(folder: Path) -> int:
-    """Write `report.html` and `day.html`."""
-    results = write_study(folder / "results")
+    """Write `report.html`, `day.html` and the study's database `study.db`."""
+    results = write_study(folder / "results", f"sqlite:///{folder / 'study.db'}")
     (results / "report.html").rename(folder / "report.html")
     trader = folder / "trading" / "replay"
     made_days(trader, n_bars=600, synthetic=True, proven=False, in_sample=True)

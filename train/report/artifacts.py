@@ -23,6 +23,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import StorageInternalError
 
@@ -33,7 +34,7 @@ from train.records.record_files import read_record
 from train.records.results import artifacts_folder, read_equity, split_folder, trial_folder
 from train.records.stored import SplitFigures, TrialSettings
 from train.report.band_picture import band_figure
-from train.report.charts import AGENT, EQUAL, INK, STYLE, thinned
+from train.report.charts import AGENT, DASHES, EQUAL, INK, STYLE, thinned
 from train.report.curves import UNREADABLE, accounts, compounded, held
 from train.store.artifact_files import Pictures
 from train.study.band_file import BAND_FILE, read_band
@@ -43,7 +44,8 @@ logger = logging.getLogger(__name__)
 PICTURE, BAND_PICTURE = "equity.png", "band.png"
 MOST_PANELS = 24  # largest number of splits drawn, which limits the time a picture takes
 N_COLUMNS = 3
-PANEL_INCHES, DOTS_PER_INCH = (3.6, 2.1), 96
+PANEL_INCHES, DOTS_PER_INCH = (3.6, 2.5), 96
+TITLE_CHARACTERS = 54  # characters per line that fit the width of one panel
 
 
 @contextmanager
@@ -129,11 +131,12 @@ def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str
     n_columns = min(N_COLUMNS, len(drawn))
     n_rows = math.ceil(len(drawn) / n_columns)
     hidden = len(paths) - len(drawn)
-    title = f"Trial {trial_number}: equity on the test folds of each split, joined, starting at 1"
+    title = f"Trial {trial_number}: equity on the test folds of each split, joined"
     title += f"; {hidden} more splits not shown" if hidden else ""
-    label = textwrap.wrap(str(user_attrs.get("data_label", "")), 60 * n_columns)
-    with rc_context({**STYLE, "font.size": 7.0, "axes.titlesize": 9.0}):
-        size = (PANEL_INCHES[0] * n_columns, PANEL_INCHES[1] * n_rows + 0.7)
+    lines = textwrap.wrap(title, TITLE_CHARACTERS * n_columns)
+    lines += textwrap.wrap(str(user_attrs.get("data_label", "")), TITLE_CHARACTERS * n_columns)
+    with rc_context({**STYLE, "font.size": 8.0, "axes.titlesize": 9.0}):
+        size = (PANEL_INCHES[0] * n_columns, PANEL_INCHES[1] * n_rows + 0.9)
         figure = Figure(size, dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
         panels = list(figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flat)
@@ -142,7 +145,8 @@ def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str
             _draw_split(axes, accounts(read_equity(paths[fold])))
         for axes in panels[len(drawn) :]:
             axes.set_axis_off()
-        figure.suptitle("\n".join([title, *label]), fontsize=8)
+        figure.suptitle("\n".join(lines), fontsize=8)
+        figure.supylabel("equity (start = 1)", fontsize=9)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
     return figure
@@ -150,21 +154,22 @@ def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str
 
 def _draw_split(axes: Axes, blocks: Sequence[Columns]) -> None:
     """Draw both accounts, compounded over the blocks, with a vertical line at the end of each block."""
-    for values, color, label in (
-        ([held(block) for block in blocks], EQUAL, "equal weight"),
-        ([block["equity"] for block in blocks], AGENT, "agent"),
+    for values, color, line, label in (
+        ([held(block) for block in blocks], EQUAL, DASHES, "equal weight"),
+        ([block["equity"] for block in blocks], AGENT, "-", "agent"),
     ):
         curve = compounded(values)
-        axes.plot(*thinned(np.arange(len(curve)), curve), color=color, linewidth=0.9, label=label)
+        axes.plot(*thinned(np.arange(len(curve)), curve), color=color, linestyle=line, linewidth=0.9, label=label)
     for end in np.cumsum([len(block["equity"]) for block in blocks[:-1]]):
         axes.axvline(end, color="#9a9a9a", linewidth=0.7, linestyle=":")
     axes.axhline(1.0, color=INK, linewidth=0.6)
-    axes.xaxis.set_ticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.set_xlabel("bar of the joined test folds")
 
 
 def _excess_text(split: SplitFigures) -> str:
     share = split.of_hindsight  # unset in results of earlier versions
-    beside = f"; {100.0 * share:.2g} % of hindsight" if isinstance(share, float) else ""
+    beside = f"\n{100.0 * share:.2g} % of hindsight" if isinstance(share, float) else ""
     return f"Sharpe {_sharpe(split.agent.sharpe)}, equal weight {_sharpe(split.equal_weight.sharpe)}{beside}"
 
 

@@ -14,12 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 
-from train.report.charts import AGENT, COIN, EQUAL, STYLE, inline_svg
+from market.names import counted
+from train.report.charts import AGENT, COIN, EQUAL, STYLE, inline_svg, name_axes
 from train.validation.band_curves import BandCurves, close_up, coin_columns, highest_share, shown_coins
 
 BAND = "#56b4e9"
 MOST_COINS = 6
-HEIGHT_INCHES = 2.9
+HEIGHT_INCHES = 3.1
 WIDTH_INCHES, DOTS_PER_INCH = 12.4, 96
 DAY_S = 86_400
 
@@ -51,7 +52,7 @@ def band_figure(curves: BandCurves, title: str) -> Figure:
     """Return one figure with two panels per coin: all bars, and next to it the most active stretch."""
     coins = shown_coins(curves, MOST_COINS)
     hidden = len(curves.tickers) - len(coins)
-    title += f"\nthe {hidden} coins whose weights moved least are not shown" if hidden else ""
+    title += f"\n{counted(hidden, 'coin')} not shown, whose weight moved least" if hidden else ""
     with rc_context({**STYLE, "font.size": 8.0, "axes.titlesize": 9.0}):
         figure = Figure((WIDTH_INCHES, HEIGHT_INCHES * len(coins) + 0.6), dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
@@ -59,7 +60,7 @@ def band_figure(curves: BandCurves, title: str) -> Figure:
         for coin, (left, right) in zip(coins, panels, strict=True):
             near = close_up(curves, coin)
             draw_coin(left, curves, coin, slice(0, len(curves.time_s)), f"{curves.tickers[coin]}: price")
-            draw_coin(right, curves, coin, near, f"bars {near.start} to {near.stop - 1}")
+            draw_coin(right, curves, coin, near, f"bars {near.start} to {near.stop - 1}: price")
         figure.suptitle(title, fontsize=9)
         handles, labels = figure.axes[-1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), fontsize=9)
@@ -93,7 +94,8 @@ def draw_coin(figure: FigureBase, curves: BandCurves, coin: int, rows: slice, ti
         """Return the date of a bar; gaps between accounts take no space on the axis."""
         return datetime.fromtimestamp(int(curves.time_s[int(np.clip(row, 0, last))]), tz=UTC).strftime(form)
 
-    above.set_title(title)
-    below.set(title="share of equity, %", xlim=(0, max(last, 1)), ylim=(-2.0 * top, 102.0 * top))
-    below.xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="both"))
+    below.set(xlim=(0, max(last, 1)), ylim=(-2.0 * top, 102.0 * top))
+    name_axes(above, "", f"{title} (quote currency)")
+    name_axes(below, "bar (UTC)", "share of equity, %")
+    below.xaxis.set_major_locator(MaxNLocator(3, integer=True, prune="both"))
     below.xaxis.set_major_formatter(date)

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
@@ -26,6 +27,7 @@ from train.report.trials import TrialView
 
 AGENT, EQUAL, RANDOM, COIN, FAINT, INK = "#0072b2", "#c44e00", "#cc79a7", "#8a8a8a", "#6d6d6d", "#1b1b1b"
 PRUNED = "#e69f00"
+DASHES = (0, (5, 2))  # line style of equal weight
 STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 9.5,
@@ -60,9 +62,9 @@ def inline_svg(said: str, height_inches: float, draw: Callable[[Figure], object]
         draw: function that draws the chart into a figure.
     """
     file = io.StringIO()
-    with rc_context({**STYLE, "svg.hashsalt": said}):  # makes element ids unique to this chart
+    with rc_context({**STYLE, "font.size": 10.5, "svg.hashsalt": said}):  # makes element ids unique to this chart
         figure = Figure((WIDTH_INCHES, height_inches), frameon=False)
-        figure.subplots_adjust(left=0.12, right=0.88, bottom=0.45 / height_inches, top=1.0 - 0.25 / height_inches)
+        figure.subplots_adjust(left=0.12, right=0.88, bottom=0.5 / height_inches, top=1.0 - 0.25 / height_inches)
         draw(figure)
         canvas = FigureCanvasSVG(figure)
         canvas.print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -72,6 +74,21 @@ def inline_svg(said: str, height_inches: float, draw: Callable[[Figure], object]
     body = re.sub(r'<a xlink:href="([^"]*)"[^>]*>(.*?)</a>', r"<g><title>\1</title>\2</g>", body)
     body = body.replace("xlink:href", "href")
     return Markup('<svg {} role="img" aria-label="{}">{}</svg>').format(Markup(box), said, Markup(body))
+
+
+def name_axes(axes: Axes, x: str, y: str) -> None:
+    """Name both axes, each with its unit. The name of the y axis is above the axis, which keeps a chart narrow."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y, rotation=0.0, ha="left", va="bottom")
+    axes.yaxis.set_label_coords(0.0, 1.02)
+
+
+def name_time(axes: Axes, y: str, most_dates: int = 6) -> None:
+    """Name the axes of a chart over time. Six dates do not touch each other in a chart as narrow as `WIDTH_INCHES`."""
+    locator = AutoDateLocator(minticks=3, maxticks=most_dates)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    name_axes(axes, "time (UTC)", y)
 
 
 def dots(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, titles: Sequence[str] = ()) -> None:
@@ -110,15 +127,20 @@ def name_ends(axes: Axes, ends: Sequence[tuple[str, float, str]], gap: float = 0
     Args:
         axes: axes with their final limits.
         ends: (name, last value, color) of each curve.
-        gap: smallest distance between two labels, as a fraction of the height.
+        gap: smallest distance between two labels, as a fraction of the height. Labels that do not fit at this distance
+            are closer and smaller.
     """
+    least = gap
+    gap = min(gap, 1.0 / max(len(ends) - 1, 1))
     places = (axes.transScale + axes.transLimits).transform([(0.0, value) for _, value, _ in ends])[:, 1]
     order, steps = np.argsort(places, kind="stable"), gap * np.arange(len(ends))
     wanted = np.clip(np.nan_to_num(places[order]), 0.0, 1.0) - steps
     apart = (np.maximum.accumulate(wanted) + np.minimum.accumulate(wanted[::-1])[::-1]) / 2.0
     for i, place in zip(order.tolist(), (np.clip(apart, 0.0, 1.0 - steps[-1]) + steps).tolist(), strict=True):
         name, _, color = ends[i]
-        axes.annotate(name, (1.01, place), xycoords="axes fraction", color=color, fontsize=8.5, va="center")
+        axes.annotate(
+            name, (1.01, place), xycoords="axes fraction", color=color, fontsize=9.5 * gap / least, va="center"
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- charts
@@ -135,7 +157,7 @@ def draw_path(figure: FigureBase, p: PathView, scale: str) -> None:
         above.plot(*thinned(time, curve), color=COIN, linewidth=0.7)
     above.axhline(1.0, color=INK, linewidth=0.8, linestyle=":")
     for axes, curves in ((above, (p.equal_weight, p.agent)), (below, (drawdown(p.equal_weight), drawdown(p.agent)))):
-        axes.plot(*thinned(time, curves[0]), color=EQUAL, linewidth=1.2, linestyle=(0, (5, 2)))
+        axes.plot(*thinned(time, curves[0]), color=EQUAL, linewidth=1.2, linestyle=DASHES)
         axes.plot(*thinned(time, curves[1]), color=AGENT, linewidth=1.6)
         for start in p.starts_s.astype("datetime64[s]"):
             axes.axvline(start, color="#c9c9c9", linewidth=0.8, linestyle=":", zorder=0)
@@ -145,8 +167,10 @@ def draw_path(figure: FigureBase, p: PathView, scale: str) -> None:
         above.yaxis.set_major_locator(AutoLocator() if high < DECADE * low else LogLocator(subs=(1.0, 2.0, 5.0)))
         above.yaxis.set_major_formatter("{x:g}")
         above.minorticks_off()
-    above.set(title="equity (start = 1)", ylim=above.get_ylim(), xlim=(time[0], time[-1]))
-    below.set(title="drawdown, %", ylim=(None, 0.0))
+    above.set(ylim=above.get_ylim(), xlim=(time[0], time[-1]))
+    below.set_ylim(None, 0.0)
+    name_axes(above, "", "equity (start = 1)")
+    name_time(below, "drawdown, %")
     ends = [(name, float(curve[-1]), FAINT) for name, curve in p.coins.items()]
     name_ends(
         above, [*ends, ("cash", 1.0, INK), ("equal w.", p.equal_weight[-1], EQUAL), ("agent", p.agent[-1], AGENT)]
@@ -168,7 +192,9 @@ def draw_splits(axes: Axes, trials: Sequence[TrialView], best: int | None) -> No
         titles = [f"{words} {t.number}, split {i}: {t.splits[i]:+.2f}" for i, t in shown]
         x, y = np.array([i for i, _ in shown]) + aside, np.array([t.splits[i] for i, t in shown])
         dots(axes, x, y, color, *_size_and_titles(size, titles))
-    axes.set(title="excess Sharpe by split", xlim=(indices[0] - 0.5, indices[-1] + 0.5))
+    axes.set_xlim(indices[0] - 0.5, indices[-1] + 0.5)
+    large = "" if best is None else f" (large dots: trial {best})"
+    name_axes(axes, "split", f"annual excess Sharpe ratio{large}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -180,13 +206,14 @@ def draw_values(axes: Axes, trials: Sequence[TrialView]) -> None:
     best = np.maximum.accumulate(values)
     axes.step([*numbers, last + 0.5], [*best, best[-1]], where="post", color=AGENT, linewidth=1.6, label="best so far")
     dots(axes, numbers, values, FAINT, *_size_and_titles(5.0, _named(done)))
-    for state, color, marker, place in (("pruned", PRUNED, "o", -0.04), ("failed", "black", "s", -0.08)):
+    for state, color, marker, place in (("pruned", PRUNED, "v", -0.04), ("failed", "black", "s", -0.08)):
         at = [t.number for t in trials if t.state == state]
         floor = values.min() + place * (np.ptp(values) or 1.0) * 2.0
         if at:
             label = f"{len(at)} {state} (no value)"
-            axes.plot(at, np.full(len(at), floor), marker, color=color, markersize=3, label=label)
-    axes.set(title="value by trial", xlim=(-0.5, last + 0.5))
+            axes.plot(at, np.full(len(at), floor), marker, color=color, markersize=4, label=label)
+    axes.set_xlim(-0.5, last + 0.5)
+    name_axes(axes, "trial", "value: mean annual excess Sharpe - 0.1 std")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -197,7 +224,8 @@ def draw_cost(axes: Axes, trials: Sequence[TrialView], best: int | None, key: st
         shown = [t for t in trials if (t.number == best) == is_best]
         x, y = np.array([getattr(t, key) * scale for t in shown]), np.array([t.value for t in shown])
         dots(axes, x, y, color, *_size_and_titles(size, _named(shown)))
-    axes.set_title(f"value by {key} ({unit}, mean over splits)")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    name_axes(axes, f"{key}, {unit} (mean over splits)", "value: mean annual excess Sharpe - 0.1 std")
 
 
 def _named(trials: Sequence[TrialView]) -> list[str]:

@@ -166,17 +166,25 @@ def written(value: float, form: str, bar_seconds: int = 0) -> str:
 
 
 def _path_svg(path: PathView, scale: str) -> Markup:
-    said = f"{path.title}: equity, {scale} scale, and drawdown"
-    return inline_svg(said, 4.0, lambda figure: draw_path(figure, path, scale))
+    said = f"{path.title}: equity, {scale} scale, and drawdown; the table below has the figures"
+    return inline_svg(said, 4.2, lambda figure: draw_path(figure, path, scale))
 
 
 def _splits_svg(trials: tuple[TrialView, ...], best: int | None) -> Markup:
-    return inline_svg("excess Sharpe of every split", 2.8, lambda figure: draw_splits(figure.subplots(), trials, best))
+    figures = [t.splits.values() for t in trials if t.number == best]
+    own = f"; trial {best}, the best: {', '.join(written(v, 'signed') for v in figures[0])}" if figures else ""
+    said = f"annual excess Sharpe ratio of every trial on every split{own}"
+    return inline_svg(said, 3.0, lambda figure: draw_splits(figure.subplots(), trials, best))
 
 
 def _values_svg(trials: tuple[TrialView, ...]) -> Markup:
-    return inline_svg("value of every trial", 2.6, lambda figure: draw_values(figure.subplots(), trials))
+    values = [t.value for t in trials if t.value is not None]
+    said = f"value of every trial: {len(values)} values from {written(min(values), 'signed')} to "
+    said += written(max(values), "signed")
+    return inline_svg(said, 2.8, lambda figure: draw_values(figure.subplots(), trials))
 
 
 def _cost_svg(trials: list[TrialView], best: int | None, key: str) -> Markup:
-    return inline_svg(f"value by {key}", 2.6, lambda figure: draw_cost(figure.subplots(), trials, best, key))
+    return inline_svg(
+        f"value by {key}, one dot per trial", 2.8, lambda figure: draw_cost(figure.subplots(), trials, best, key)
+    )

@@ -17,7 +17,7 @@ from market.files import write_whole
 from train.records.errors import StudyError
 from train.records.results import read_equity, split_folder
 from train.records.seals import EQUITY
-from train.report.charts import AGENT, EQUAL, INK, STYLE, draw_splits, draw_values, thinned
+from train.report.charts import AGENT, DASHES, EQUAL, FAINT, INK, STYLE, draw_splits, draw_values, name_time, thinned
 from train.report.curves import accounts
 from train.report.trials import trial_views
 from train.store.artifact_files import fetch_splits
@@ -25,7 +25,7 @@ from train.study.eligibility import best_trial, why_no_best
 from train.study.progress import selection_text
 
 SIZE_INCHES, DOTS_PER_INCH = (11.0, 9.0), 110
-TITLE_CHARACTERS = 140  # characters per line that fit the width of the picture
+TITLE_CHARACTERS = 150  # characters per line that fit the width of the picture
 
 
 def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
@@ -57,10 +57,9 @@ def figure_of(study: optuna.Study, folder: Path) -> Figure:
         values, splits, equity = figure.subplot_mosaic([["values", "splits"], ["equity", "equity"]]).values()
         views = trial_views(trials)
         draw_values(values, views)
-        values.set_title("value by trial: mean excess Sharpe - 0.1 std")
+        values.plot([], [], "o", color=FAINT, markersize=5, label="completed")
         values.legend()
         draw_splits(splits, views, best.number)
-        splits.set_title(f"annual excess Sharpe by split; large dots: trial {best.number}")
         _draw_equity(equity, best, folder)
         title = f"{study.study_name}: best value {best.value:+.3f} (trial {best.number})"
         texts = (title, selection_text(study), *study.user_attrs.get("data", []))
@@ -75,9 +74,9 @@ def _draw_equity(axes: Axes, best: FrozenTrial, folder: Path) -> None:
         path = split_folder(folder, best.number, fold) / "equity.npz"
         for account in accounts(read_equity(path)) if path.is_file() else []:
             time, start = account["time_s"].astype("datetime64[s]"), account["equity"][0]
-            axes.plot(*thinned(time, account["benchmark_equity"] / start), color=EQUAL, linewidth=0.9, alpha=0.5)
+            axes.plot(*thinned(time, account["benchmark_equity"] / start), color=EQUAL, linewidth=0.9, linestyle=DASHES)
             axes.plot(*thinned(time, account["equity"] / start), color=AGENT, linewidth=0.9)
     axes.plot([], [], color=AGENT, label="agent (one line per split)")
-    axes.plot([], [], color=EQUAL, label="equal weight")
-    axes.set_title(f"equity of trial {best.number} on its test folds, each starting at 1")
+    axes.plot([], [], color=EQUAL, linestyle=DASHES, label="equal weight")
+    name_time(axes, f"equity of trial {best.number} on its test folds (start of each fold = 1)", most_dates=12)
     axes.legend()
