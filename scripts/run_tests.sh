@@ -5,9 +5,9 @@ set -euo pipefail
 readonly PROGRAM="run_tests.sh"
 REPO="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly REPO
-# Test processes: one per core, limited by the memory of a small machine.
+# Test processes: one more than cores, because many tests wait; limited by the memory of a small machine.
 N_CORES="$(nproc)"
-readonly WORKERS=$((N_CORES < 4 ? N_CORES : 4))
+readonly WORKERS=$((N_CORES < 4 ? N_CORES + 1 : 4))
 
 # shellcheck source=scripts/setup/messages.sh
 source "$REPO/scripts/setup/messages.sh"
