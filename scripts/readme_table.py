@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the measured parts of docs/results.md (all tables) and README.md (comparison) from benchmarks/results/*.json.
 
-With --pictures, also draw the pictures again from the same files. Do not edit these figures manually.
+With --pictures, also redraw the plots from the same files. Do not edit these numbers manually.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ PICTURES = {"scale": "Step cost and memory", "memory": "Resident memory after ea
 COMPARED = "peers"  # the section that the README shows
 OURS, SYNC = "**barwise**", "our scalar class in Gymnasium's `SyncVectorEnv`"
 FEATURES = {"vectorized": "vectorized", "coins": "coins", "costs": "costs", "checks": "checks", "trading": "trading"}
-# Result files that belong to no machine, in page order: name -> (title, caption of the picture).
+# Result files that belong to no machine, in page order: name -> (title, caption of the plot).
 OWN_FILES = {
     "capture": (
         "Share of the attainable growth",
         "Share of the attainable growth by signal, cost, coins and history",
     ),
-    "calibration": ("Calibration of the verdict", "Deflated Sharpe and PBO of every study"),
+    "calibration": ("Calibration of the verdict", "Deflated Sharpe ratio and PBO of every study"),
     "many_workers": (
         "Many workers of one study",
-        "Share of the ideal throughput by number of workers, duration of a trial and distance to the server",
+        "Share of the ideal throughput by number of workers, trial duration and distance to the server",
     ),
     "demonstration": ("Demonstration", ""),
 }
-GPU_LINE = "There are no GPU results yet. Run `python benchmarks/step.py --gpu 0` to measure one."
+GPU_LINE = "There are no GPU results yet. Run `python benchmarks/step.py --gpu 0` to measure your GPU."
 
 
 def machines(results: Path = RESULTS) -> list[tuple[str, dict[str, Any]]]:
@@ -57,14 +57,14 @@ def machines(results: Path = RESULTS) -> list[tuple[str, dict[str, Any]]]:
 
 
 def origin(part: Mapping[str, Any]) -> str:
-    """Describe how a section was measured."""
+    """Return one line that describes how a section was measured."""
     versions = f"torch {part['torch']}, commit {part['commit']}, {part['date']}"
     threads = f"{part['threads']} thread{'' if part['threads'] == 1 else 's'}"
     return f"`{part['command']}`, {threads}, {versions}."
 
 
 def short_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Return the README's blocks: the comparison with other projects, one per machine."""
+    """Return the README's blocks: one comparison with other projects per machine."""
     blocks = []
     for _, content in found:
         if COMPARED in content["sections"]:
@@ -76,11 +76,12 @@ def short_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 
 
 def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the Markdown table of the README: one row per environment class, with its rates and its features.
+    """Return the README's Markdown table: one row per environment class, with the class's rates and features.
 
-    Our own row has the fast class only. A class that was measured with several numbers of environments has one row.
+    Of our own classes, only the fast class and the scalar class in `SyncVectorEnv` have rows. All numbers of
+    environments that a class was measured with share one row.
     """
-    columns = {"contender": "environment", "rates": "env-steps/s", "ratios": "ours is faster by"} | FEATURES
+    columns = {"contender": "environment", "rates": "env-steps/s", "ratios": "barwise speedup"} | FEATURES
     merged: dict[str, dict[str, Any]] = {}
     for row in rows:
         name = row["contender"]
@@ -117,7 +118,7 @@ def long_blocks(found: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 
 
 def own_block(name: str, results: Path = RESULTS) -> str:
-    """Return a section of `OWN_FILES` with its picture, for docs/results.md; empty if the file does not exist."""
+    """Return a section of `OWN_FILES` with its plot, for docs/results.md; empty if the file does not exist."""
     path = results / f"{name}.json"
     if not path.exists():
         return ""
@@ -131,12 +132,12 @@ def own_block(name: str, results: Path = RESULTS) -> str:
 
 
 def picture(stem: str, section: str) -> str:
-    """Return the path of a section's picture, relative to docs/results.md."""
+    """Return the path of a section's plot, relative to docs/results.md."""
     return f"../benchmarks/results/{stem}_{section}.png"
 
 
 def tidied(lines: Sequence[str]) -> str:
-    """Return the text without consecutive blank lines."""
+    """Return the lines as one text in which consecutive blank lines are merged."""
     kept = [line for number, line in enumerate(lines) if line or (number and lines[number - 1])]
     return "\n".join(kept).strip()
 
@@ -168,7 +169,7 @@ def pages(results: Path = RESULTS, repo: Path = REPO) -> dict[Path, tuple[str, s
 
 
 def draw_pictures(results: Path = RESULTS) -> list[Path]:
-    """Draw the picture of every section that has one and return the files."""
+    """Draw the plots of all sections that have a plot, and return the plots' paths."""
     from benchmarks import calibration_summary, capture_summary, learning, many_workers, memory, scale
 
     drawn = []
@@ -193,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     """Rewrite both pages, or with `--check` report whether they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing and exit with 1 if a page is out of date")
-    parser.add_argument("--pictures", action="store_true", help="draw the pictures in benchmarks/results again")
+    parser.add_argument("--pictures", action="store_true", help="redraw the plots in benchmarks/results")
     args = parser.parse_args(argv)
     if args.pictures:
         for path in draw_pictures():
