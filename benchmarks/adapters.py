@@ -27,8 +27,8 @@ COLUMNS = measuring.columns(contender="adapter", n_envs="n_envs", per_s="env-ste
 COLUMNS["ratio"] = "speed relative to the bare class"
 ABOUT = (
     "The table shows environment steps per second through the adapters. The market has 7 assets, 77 feature columns, "
-    "lookback 5 (393 numbers per observation) and 30,000 bars. Rules are standard, starts are random, and random "
-    "actions are drawn in advance."
+    "lookback 5 (393 numbers per observation) and 30,000 bars. The rules are standard, episodes start at random bars, "
+    "and random actions are drawn in advance."
 )
 Work = Callable[[], None]
 
@@ -123,7 +123,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     found = [who.timed(*work, args.gpu) for work in works]
     rates = measuring.interleaved(found, *measuring.rounds_of(args))
     rows = measuring.rows_of(found, rates, PEER)
-    notes = [f"The bare class is {PEER} with the same number of environments and without copied buffers."]
+    notes = [f"The bare class is {PEER} with the same number of environments and without buffer copies."]
     return measuring.section(args, ABOUT, COLUMNS, peer=PEER, unit="env-steps/s", rows=[*rows, *missing], notes=notes)
 
 

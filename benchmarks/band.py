@@ -188,14 +188,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     rows = speed_rows(args)
     good = until_good(args)
     about = (
-        f"The table shows account-bars per second of exploration plus update on one market with lookback {LOOKBACK}, "
-        f"and the share of the band agent's time per part. The band agent has {WIDTH}-{WIDTH} units, rollouts of "
-        f"{HORIZON_BARS:,} bars and one gradient step per rollout. PPO has rollouts of {PPO_SAMPLES:,} samples and 4 "
-        "epochs with batches of 512."
+        "The table shows the training throughput (exploration and update together, in account-bars per second) on one "
+        f"market with lookback {LOOKBACK}. It also shows how the band agent's time splits between network, recursion "
+        f"and trading. The band agent has {WIDTH}-{WIDTH} units, rollouts of {HORIZON_BARS:,} bars and one gradient "
+        f"step per rollout. PPO has rollouts of {PPO_SAMPLES:,} samples and 4 epochs with batches of 512. Account-bars "
+        "are the number of accounts times the number of bars."
     )
     until = (
-        f"The next table shows the learning time until the policy earns {GOOD:g} of the best known log growth on two "
-        f"sets of unseen bars, at full cost and without a fee ramp. A run is stopped after {LIMIT_S:g} s of learning. "
+        f"The next table shows the training time until the policy earns {GOOD:g} of the best known log growth on two "
+        f"sets of unseen bars, at full cost and without a fee ramp. Training stops after {LIMIT_S:g} s. "
         f"Values are medians over {GOOD_SEEDS} seeds, each with its own market and initial weights."
     )
     notes = [until, "", *measuring.table_lines(GOOD_COLUMNS, good)]

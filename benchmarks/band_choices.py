@@ -38,10 +38,10 @@ SEEDS = 5
 CASES = {f"{bars} bars": (bars, True) for bars in HORIZONS}
 CASES |= {"as if filled": (USUAL_BARS, True), "as dropped": (USUAL_BARS, False)}
 COLUMNS = measuring.columns("choice", "coins", median_share="median share of the best known growth", spread="range")
-COLUMNS["touches_without_fill"] = "touched edges without a fill"
+COLUMNS["touches_without_fill"] = "edges touched without a fill"
 ABOUT = (
-    f"Two choices of the band agent: {SEEDS} seeds, {ACCOUNT_BARS:,} account-bars, an AR(1) signal of 1 bp, a cost of "
-    f"30 bp per side, rollouts of {SAMPLES:,} account-bars."
+    f"The table compares two design choices of the band agent, with {SEEDS} seeds, {ACCOUNT_BARS:,} account-bars, an "
+    f"AR(1) signal of 1 bp, a cost of 30 bp per side, and rollouts of {SAMPLES:,} account-bars."
 )
 
 

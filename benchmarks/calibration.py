@@ -180,15 +180,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     identity = json.dumps(asdict(settings))
     studies = measuring.resumed(args, jobs, partial(study_once, settings=settings), lambda job: identity)
     about = (
-        "The table shows the share of studies whose winner each rule calls skilled. A study has "
-        f"{settings.n_trials} trials of the {settings.agent} agent with {settings.num_paths + 1} splits of "
-        f"{settings.break_step:,} environment steps each. Its market has {settings.n_bars:,} five-minute bars of "
-        f"{len(TICKERS)} coins, and the last {settings.holdout_fraction:.0%} of the bars are the hold-out. The pruner "
-        f"is {settings.pruner}, and inactive trials are always pruned. The {NO_SIGNAL} market is the sample market, a "
-        f"fair game. The {DRIFTING} market is the same, but all coins rise (even seeds) or fall (odd seeds) by "
-        f"{DRIFT:g} standard deviations per bar. On the {PLANTED} market the rising coin is announced one bar ahead, "
-        "the signal is strong, and equal weight earns nothing. Alpha returns are returns minus beta times equal "
-        "weight's returns. The level of PBO is a threshold, not an error rate backed by theory."
+        f"The table shows the share of studies whose winner each rule calls skilled. A study has {settings.n_trials} "
+        f"trials of the {settings.agent} agent, with {settings.num_paths + 1} splits of {settings.break_step:,} "
+        f"environment steps each. Its market has {settings.n_bars:,} five-minute bars of {len(TICKERS)} coins, and the "
+        f"last {settings.holdout_fraction:.0%} of the bars are the hold-out. The pruner is set to {settings.pruner}. "
+        f"Inactive trials are always pruned. The {NO_SIGNAL} market is the sample market, a fair game. The {DRIFTING} "
+        f"market is the same market, but all coins rise (even seeds) or fall (odd seeds) by {DRIFT:g} standard "
+        f"deviations per bar. On the {PLANTED} market, the rising coin is announced one bar ahead, the signal is "
+        "strong, and the equal-weight portfolio earns nothing. Alpha returns are returns minus beta times the returns "
+        "of the equal-weight portfolio. The PBO level is a threshold. It is not an error rate backed by theory."
     )
     made = {"settings": asdict(settings), "signal": asdict(SIGNAL), "drift": DRIFT, "studies": studies}
     return measuring.section(args, about, COLUMNS, **made)

@@ -75,17 +75,18 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     work = partial(run_once, is_quick=args.quick)
     runs = measuring.resumed(args, jobs_of(args.quick), work, lambda job: identity_of(*job[:2]))
     about = (
-        "The table shows the share of the reference growth that each agent earns: mean log growth per bar on "
-        f"{STRETCHES * STRETCH_BARS:,} unseen bars after fees and slippage, divided by the reference. The reference is "
-        "the best attainable growth, or that of the best rule found if no optimum is known. "
-        "Values are medians over the seeds, with the range in parentheses. Each seed has its own history and initial "
-        "weights. Each coin has an AR(1) signal with a mean lifetime of 48 bars. The signal is worth alpha per bar at "
-        "one standard deviation, and the noise is 25 bp per bar. Two additional features are noise. Factors are "
-        f"changed one at a time around alpha 1.0 bp, a cost of 30 bp, one coin and {FRESH_BARS:,} training bars. The "
-        "row without a signal shows the worst seed: accounts traded in 10,000 unseen bars, and fees and slippage as a "
-        "share of the account. The announced trend has two coins (benchmarks/planted_markets.py) and "
-        f"{ANNOUNCED_BARS:,} training bars. On {SHORT_BARS:,} bars or fewer the band agent trains with a dropout of "
-        f"{SHORT_DROPOUT:g}. Budgets are fixed, and the last policy is scored."
+        "The table shows the share of the reference growth that each agent earns. This is the agent's mean log growth "
+        f"per bar on {STRETCHES * STRETCH_BARS:,} unseen bars, after fees and slippage, divided by the reference "
+        "growth. The reference is the best attainable growth. If the optimum is not known, it is the growth of the "
+        "best rule found. Values are medians over the seeds, with the range in parentheses. Each seed has its own "
+        "history and initial weights. Each coin has an AR(1) signal with a mean lifetime of 48 bars. The signal is "
+        "worth alpha per bar at one standard deviation, and the noise is 25 bp per bar. Two additional features are "
+        "noise. One factor is changed at a time, starting from alpha 1.0 bp, a cost of 30 bp, one coin and "
+        f"{FRESH_BARS:,} training bars. The row without a signal shows the worst seed: the turnover in 10,000 unseen "
+        "bars, as a multiple of the account's equity, and fees and slippage as a share of the equity. The announced "
+        f"trend has two coins (benchmarks/planted_markets.py) and {ANNOUNCED_BARS:,} training bars. On {SHORT_BARS:,} "
+        f"bars or fewer, the band agent trains with a dropout of {SHORT_DROPOUT:g}. Training budgets are fixed, and "
+        "the last policy is scored."
     )
     learners = {name: asdict(settings) for name, settings in LEARNERS.items()}
     points = {name: asdict(point) for name, point in POINTS.items()}

@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     about = (
         "The table shows the size of a PPO checkpoint and the mean time to collect, hash, write and sync it, over "
         f"{n_updates - 1} checkpoints. Observations have 393 numbers, rollouts have {ROLLOUT_SAMPLES:,} samples, and "
-        "an update takes 4 epochs with batches of 512. The per mille column assumes one checkpoint every 30 s."
+        "an update runs 4 epochs with batches of 512. The per mille column assumes one checkpoint every 30 s."
     )
     largest = max(row["thousandths"] for row in rows)
     what = "per mille of the run (largest case)"

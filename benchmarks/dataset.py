@@ -124,7 +124,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     about = (
         f"The table shows the time to build a dataset on disk from one Parquet file with {len(COINS)} coins and "
         f"{n_bars:,} five-minute bars each. Times are for whole processes, including imports, checks, report and "
-        "picture. Loading maps the arrays and verifies them, including their hash, with the files in the page cache."
+        "plot. Loading maps the arrays and verifies them, including their hash. The files are in the page cache."
     )
     *_, ours, loaded = rows
     checks = [

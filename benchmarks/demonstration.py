@@ -40,10 +40,10 @@ LAUNCHER, DATA_SCRIPT = REPO / "start_vectorized_training.sh", REPO / "scripts" 
 MOST_S = 600.0
 QUICK_MARKET = ("--n-bars", "8000")
 QUICK_STUDY = ("--n-trials", "10", "--break-step", "200000")
-KEEP = ("--keep", {"type": Path, "metavar": "FOLDER", "help": "new folder that keeps data, study and report"})
+KEEP = ("--keep", {"type": Path, "metavar": "FOLDER", "help": "new folder in which data, study and report are kept"})
 FIGURES = {"share": SHARE, "deflated": DEFLATED_ALPHA, "pbo": ALPHA_PBO, "differ": TRIALS_DIFFER}
 COLUMNS = measuring.columns(law="market", verdict="verdict", share="share of the attainable growth")
-COLUMNS |= {"deflated": "deflated Sharpe", "pbo": "PBO", "differ": "difference of trials"}
+COLUMNS |= {"deflated": "deflated Sharpe ratio", "pbo": "PBO", "differ": "difference between trials"}
 COLUMNS |= {"wall_s": "wall time, s", "cpu_s": "CPU time, s"}
 
 
@@ -155,7 +155,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the section."""
     with tempfile.TemporaryDirectory() as name:
         with_signal, without = run_both(args, args.keep.absolute() if args.keep else Path(name))
-    about = "The launcher runs its study on the sample market, with the planted signal and without it."
+    about = "The launcher runs the demonstration study on the sample market, with and without the planted signal."
     found = {"rows": [row_of(with_signal), row_of(without)], "checks": checks(with_signal, without)}
     return measuring.section(args, about, COLUMNS, flags=words_of(LAUNCHER, "DEMONSTRATION"), **found)
 

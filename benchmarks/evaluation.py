@@ -24,10 +24,10 @@ LEAST, MOST_APART = 5.0, 1e-6
 COMPILED, IN_TORCH = "compiled loop", "loop in torch"
 COLUMNS = measuring.columns("contender", "net", "policies", segments="segments per policy", per_s="account-bars/s")
 COLUMNS |= {"us": "us per account-bar", "ratio": "speedup of the compiled loop"}
-COLUMNS |= {"apart": "largest relative difference in equity", "flips": "orders filled in one loop only"}
+COLUMNS |= {"apart": "largest relative difference in equity", "flips": "orders filled in only one loop"}
 ABOUT = (
-    f"The table shows the speed of evaluating {N_BARS:,} bars, divided among the segments, with 7 coins, observations "
-    "of 393 numbers, two hidden layers and standard rules."
+    f"The table shows the speed of evaluating policies on {N_BARS:,} bars, which are divided among the segments. There "
+    "are 7 coins, observations of 393 numbers, two hidden layers and standard rules."
 )
 
 

@@ -119,12 +119,13 @@ def _turnover(record: EpisodeRecord) -> float:
 
 
 SEEDS, SIGNAL_STEPS, SILENT_STEPS, QUICK_SHARE = 5, 150_000, 200_000, 20
-COLUMNS = measuring.columns("seed", share="share of the best growth", before="turnover at the start, exploring")
-COLUMNS |= {"after": "turnover at the end, exploring", "calm": "turnover at the end, no noise"}
-COLUMNS["share_fees"] = "fees, no noise"
+COLUMNS = measuring.columns("seed", share="share of the best growth", before="turnover at the start, with exploration")
+COLUMNS |= {"after": "turnover at the end, with exploration", "calm": "turnover at the end, without noise"}
+COLUMNS["share_fees"] = "fees, without noise"
 ABOUT = (
-    "PPO on two planted markets. With an announced trend: the share of the best policy's log growth on unseen bars. "
-    "Without a signal: turnover in accounts per 1,000 unseen bars, and fees as a share of the account."
+    "The table shows PPO on two planted markets. On the market with an announced trend, it shows the share of the best "
+    "policy's log growth that PPO earns on unseen bars. On the market without a signal, it shows the turnover per "
+    "1,000 unseen bars, as a multiple of the account's equity, and the fees as a share of the equity."
 )
 
 

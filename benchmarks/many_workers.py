@@ -38,12 +38,15 @@ TARGET = Case(64, 5.0, 30.0)
 LEAST_SHARE = 0.9
 AT_ITS_LIMIT = 0.85  # share of the time or of the cores above which the lock or the CPU counts as the limit
 COLUMNS = {
-    "workers": "workers", "rtt_ms": "round trip, ms", "trial_s": "trial, s", "share_ideal": "of the ideal",
-    "trials_per_min": "trials/min", "limit": "limit", "lock_ms": "lock held, ms", "share_locked": "lock taken",
+    "workers": "workers", "rtt_ms": "round trip, ms", "trial_s": "trial, s",
+    "share_ideal": "share of the ideal throughput",
+    "trials_per_min": "trials/min", "limit": "limit", "lock_ms": "lock held, ms",
+    "share_locked": "share of time locked",
     "wait_s": "wait for the lock, s", "round_trips": "round trips per trial",
     "worker_cpu_s": "worker's CPU per trial, s", "server_cpu_s": "server's CPU per trial, s",
-    "share_cpu": "CPU of both cores", "opening_s": "all have started after, s", "connections": "connections",
-    "server_mib": "server, MiB", "worker_mib": "a worker's own, MiB", "torch_gib": "all with torch, GiB",
+    "share_cpu": "CPU of both cores", "opening_s": "time until all have started, s", "connections": "connections",
+    "server_mib": "server memory, MiB", "worker_mib": "private memory per worker, MiB",
+    "torch_gib": "all workers with torch, GiB",
 }  # fmt: skip
 
 
@@ -101,10 +104,11 @@ def notes_of(rows: Sequence[Mapping[str, Any]], timed: Mapping[int, float], torc
         f"Connections: {most['connections'] / most['workers']:.0f} per worker, {per_connection:.1f} MiB of the "
         f"server's memory each. `max_connections` was {MOST_CONNECTIONS:,}; the default is 100.",
         "",
-        f"Memory: simulated workers are forked after the imports and share their memory. A worker that is started "
-        f"separately has {torch_mib:.0f} MiB of private memory after the imports, before networks and rollouts.",
+        "Memory: simulated workers are forked after the imports and share the memory of the imported modules. A "
+        f"worker that is started separately has {torch_mib:.0f} MiB of private memory after the imports, before "
+        "networks and rollouts.",
         "",
-        f"Sampler: sampling the settings of a trial takes {sampling} finished trials (CPU time of the worker).",
+        f"Sampler: sampling the settings of a trial takes {sampling} finished trials (the worker's CPU time).",
         "",
         f"Check: {ended:,} trials completed, and {lost} were pruned or failed. If the CPU is not the limit, the "
         f"measured round trip differs from the nominal one by at most {round_trips:.1f} ms.",

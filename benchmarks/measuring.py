@@ -74,7 +74,7 @@ def parsed(
     parser.add_argument("--gpu", type=int, default=-1, metavar="N", **known)
     words = f"number of torch and numba CPU threads (default: {threads or '2; 1 with --quick'})"
     parser.add_argument("--threads", type=int, default=threads, metavar="N", help=words)
-    words = "run a smoke test that takes seconds; its figures are meaningless and are not stored"
+    words = "run a smoke test that takes seconds; its results are meaningless and are not stored"
     parser.add_argument("--quick", action="store_true", help=words)
     words = f"path of the result file (default: benchmarks/results/{own_file or '<machine>.json'}; none with --quick)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=words)

@@ -95,7 +95,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         row |= {"last": resident[-1], "slope": float(slope.slope)}
         rows.append(row | {"device": device[-1] if args.gpu >= 0 else None})
     about = (
-        f"The table shows the resident memory of a worker over {n_trials} trials of two splits with {break_step:,} "
+        f"The table shows the resident memory of a worker over {n_trials} trials with two splits of {break_step:,} "
         f"environment steps each, {N_ENVS} environments, checkpoints, SQLite and TPE. The slope is the median over all "
         f"pairs of trials after the first {warm_up}."
     )

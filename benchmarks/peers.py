@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compare the environment steps per second of other projects' trading environments with ours on one machine.
 
-The environments take turns. Every peer runs in its own virtual environment, because its dependencies conflict with ours
-and with those of other peers. `--install` creates these environments first, which takes about ten minutes and 6 GB.
+The projects take turns. Every peer runs in its own virtual environment, because its dependencies conflict with ours and
+with those of other peers. `--install` first creates these virtual environments, which takes about ten minutes and 6 GB.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from benchmarks import measuring
 TORCH = "torch==2.13.0"
 FEW, MANY = 12, 4096
 COLUMNS = measuring.columns(contender="environment class", n_envs="environments", per_s="env-steps/s")
-COLUMNS |= {"n_coins": "coins", "ratio": "ours is faster by"}
+COLUMNS |= {"n_coins": "coins", "ratio": "speedup of our class"}
 ABOUT = (
-    "Environment steps per second on the CPU. 30,000 five-minute bars, 77 feature columns, a window of 5 bars, "
-    "random actions drawn in advance. The last column divides the rate of VectorizedCryptoEnvAlpacaOptimized, which "
-    f"trades 7 coins, by the rate of the row. Ours has {FEW} environments, or {MANY:,} if the row has {MANY:,}. A peer "
-    "without a vectorized environment steps one environment in a loop."
+    "The table shows environment steps per second on the CPU. The market has 30,000 five-minute bars and 77 feature "
+    "columns, and the window has 5 bars. Random actions are drawn in advance. The last column divides the rate of "
+    "VectorizedCryptoEnvAlpacaOptimized, which trades 7 coins, by the rate of the row. Our class runs "
+    f"{FEW} environments, or {MANY:,} for rows measured with {MANY:,}. Projects without a vectorized environment step "
+    "one environment in a loop."
 )
 OPTIONS: tuple[measuring.Option, ...] = (
     (
@@ -43,7 +44,7 @@ OPTIONS: tuple[measuring.Option, ...] = (
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a project besides the step, as shown in README.md. "no" means that the feature does not exist.
+    """Features of a project other than its speed, as shown in README.md. "no" means that the feature does not exist.
 
     The values were determined from the source code of the installed version.
     """
@@ -57,7 +58,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Peer:
-    """Project to compare with, its installation, and the environment that is stepped."""
+    """A project to compare with: how to install it, and the environment to step."""
 
     project: str
     environment: str
@@ -102,7 +103,7 @@ PEERS = (
         "StockTradingVmapEnv",
         (TORCH, "gymnasium", "matplotlib", "tqdm", "pandas"),
         7,
-        Features("CPU, GPU; all on the same bar", "many", "fee", "no", "no"),
+        Features("CPU, GPU (all environments on the same bar)", "many", "fee", "no", "no"),
         (FEW, MANY),
         ("elegantrl==0.3.6",),
     ),
@@ -155,7 +156,7 @@ class Remote:
     row: dict[str, Any] = field(default_factory=dict)
 
     def ask(self, line: str = "") -> str:
-        """Send a line if there is one, and return the peer's next line. Raises RuntimeError if the peer has ended."""
+        """Send the line, if any, and return the peer's next line. Raise RuntimeError if the peer has exited."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         if line:
@@ -164,7 +165,7 @@ class Remote:
             return answer
         self.process.wait()
         assert self.process.stderr is not None
-        raise RuntimeError((self.process.stderr.read().strip().splitlines() or ["ended without an error message"])[-1])
+        raise RuntimeError((self.process.stderr.read().strip().splitlines() or ["exited without an error message"])[-1])
 
     def rate(self, seconds: float) -> float:
         """Return environment steps per second over about `seconds`."""
@@ -193,7 +194,7 @@ def started(peer: Peer, n_envs: int, environments: Path) -> Remote | dict[str, A
 
 
 def own() -> list[measuring.Local]:
-    """Return our environments, the two fast ones first."""
+    """Return our environments, the two fast environments first."""
     from benchmarks import contenders as who
 
     made = [who.batched(True, "standard", n_envs) for n_envs in (FEW, MANY)]

@@ -38,8 +38,8 @@ QUICK, FIRST = (
 N_ENVS, SEEDS = 12, 5
 COLUMNS = measuring.columns(n_splits="splits per trial", seed="seed", pruner="pruner", n_completed="completed")
 COLUMNS |= {"n_pruned": "pruned", "splits": "splits trained", "cpu_s": "CPU time, s", "wall_s": "wall time, s"}
-COLUMNS |= {"value": "best value", "holdout": "its excess Sharpe on the hold-out"}
-WINNER = {"value": "value", "holdout": "excess Sharpe on the hold-out"}
+COLUMNS |= {"value": "best value", "holdout": "winner's excess Sharpe ratio on the hold-out"}
+WINNER = {"value": "value", "holdout": "excess Sharpe ratio on the hold-out"}
 
 
 def study_once(seed: int, n_splits: int, pruner: str, budget: dict[str, int]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         )
         for key, words in WINNER.items():
             less = (pruned[key].astype(float) - without[key].astype(float)).dropna()
-            text += f" Pruning changed the winner's {words} by {less.median():+.1f} in the median "
+            text += f" The median change in the winner's {words} due to pruning was {less.median():+.1f} "
             text += f"({less.min():+.1f} to {less.max():+.1f})."
         lines.append(text)
     return lines
@@ -96,7 +96,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         f"The table compares studies of {budget['n_trials']} trials with {budget['break_step']:,} environment steps "
         f"per split, on {budget['n_bars']:,} bars of {len(TICKERS)} coins with an announced signal. The last quarter "
         "of the bars is the hold-out. Sharpe ratios are annual, and they are high because the signal is strong. "
-        "Without a pruner, only inactive trials are pruned, because their Sharpe ratio is meaningless."
+        "With the pruner off, only inactive trials are stopped, because their Sharpe ratio is meaningless."
     )
     return measuring.section(args, about, COLUMNS, rows=rows, notes=notes(rows), settings=budget)
 

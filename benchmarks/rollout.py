@@ -2,8 +2,8 @@
 """Measure environment steps per second of PPO's exploration, against the bare actor and against elegantrl.
 
 Twelve environments use the standard rules, observations of 393 numbers, and networks with two layers of 128 or 512
-units. The "bare" contender is the minimum of any exploration: the actor's layers on 12 rows per step, and sampling from
-noise drawn in advance. It has no environment, no normalization and no storage, and allocates no memory.
+units. The "bare" contender does the minimum that exploration needs: the actor's layers on 12 rows per step, and
+sampling from noise drawn in advance. It has no environment, no normalization and no storage, and allocates no memory.
 """
 
 from __future__ import annotations

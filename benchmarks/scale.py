@@ -1,4 +1,4 @@
-"""Measure step cost and memory by number of environments, as a table and a figure (`step.py --scale`)."""
+"""Measure step cost and memory by number of environments, as a table and a plot (`step.py --scale`)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ COLUMNS = measuring.columns("rules", "n_envs", per_s="env-steps/s", ns="ns per e
 COLUMNS["bytes"] = "bytes per environment"
 ABOUT = (
     "The table shows the cost of one environment step and the memory of one environment (account state and buffers), "
-    "by the number of environments stepped together. The class is VectorizedCryptoEnvAlpacaOptimized on random bars, "
-    "with observations of 393 numbers. All environments share one copy of the bars, which is not counted."
+    "for different numbers of environments. The class is VectorizedCryptoEnvAlpacaOptimized on random bars, "
+    "with observations of 393 numbers. All environments share one copy of the bars, which is not included."
 )
 STYLES = {"cappuccino": ("#d55e00", "o", 12, "-"), "standard": ("#0072b2", "s", 6, "--")}  # sizes: both stay visible
 
@@ -39,8 +39,8 @@ def measure(args: argparse.Namespace, bytes_per_step: int) -> dict[str, Any]:
         row["share"] = floor_ns / row["ns"]
     note = (
         f"Moving {bytes_per_step:,} bytes at the bandwidth of copy_ would take {floor_ns:.0f} ns; this is the floor. "
-        "The source and target of copy_ are in main memory. The buffers of a few thousand environments stay in the "
-        "last-level cache, so their share can exceed 100%."
+        "The source and target of copy_ are in main memory. The buffers of up to a few thousand environments fit into "
+        "the last-level cache, so the share can exceed 100%."
     )
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, notes=[note], floor_ns=floor_ns)
 

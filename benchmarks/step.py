@@ -2,14 +2,14 @@
 """Measure environment steps per second, relative to other environments and to the memory bandwidth.
 
     python benchmarks/step.py              # the table: every contender at 12 and 4096 environments
-    python benchmarks/step.py --scale      # step cost and memory by number of environments, with a figure
+    python benchmarks/step.py --scale      # step cost and memory by number of environments, with a plot
     python benchmarks/step.py --startup    # seconds from starting Python to the first step
     python benchmarks/step.py --gpu 0      # only the fast class, on a GPU
 
 The market comes from benchmarks/contenders.py: 7 assets, 77 feature columns, lookback 5 and 30,000 bars, so an
 observation has 393 numbers. Actions are drawn in advance. The first baseline is Gymnasium's SyncVectorEnv over the
-scalar class with the same rules. The second is elegantrl 0.3.6's StockTradingVmapEnv with an observation of the same
-width. The floor is the time to move 3,329 bytes per environment step: an observation of 393 float32 read and written,
+scalar class with the same rules. The second is elegantrl 0.3.6's StockTradingVmapEnv with observations of the same
+size. The floor is the time to move 3,329 bytes per environment step: an observation of 393 float32 read and written,
 plus 185 bytes. Its bandwidth is that of torch's copy_ of 256 MiB of float32 on the same threads, with bytes read and
 bytes written both counted, timed in the same rounds.
 """
@@ -36,8 +36,8 @@ ABOUT = (
     "numbers per observation) and 30,000 bars. Random actions are drawn in advance."
 )
 SYNC_NOTE = (
-    f"SyncVectorEnv is Gymnasium's vector environment over the scalar class, with the same rules and {FEW} "
-    "environments. The ratio to it is a ratio of medians."
+    f"SyncVectorEnv is Gymnasium's vector environment. It runs the scalar class with the same rules and {FEW} "
+    "environments. The speed relative to SyncVectorEnv is a ratio of medians."
 )
 LEAST_SYNC_RATIO, LEAST_RATIO_FEW, LEAST_RATIO_MANY, LEAST_SHARE = 100.0, 400.0, 18.0, 0.6
 
@@ -85,8 +85,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     notes = [f"The floor is {BYTES_PER_STEP:,} bytes per step at copy_'s bandwidth of {copied / 1e9:.1f} GB/s."]
     if on_cpu:
         notes.append(
-            "A share can exceed 100%: copy_ uses main memory, and on one bar all environments read the same features "
-            "from the cache."
+            "A share can exceed 100%, because copy_ uses main memory. If all environments are on the same bar, they "
+            "read the same features from the cache."
         )
         notes.append(SYNC_NOTE)
         notes.append(
@@ -110,7 +110,7 @@ def with_sync_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def checks(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the targets, each compared with the slower of the two rule sets."""
+    """Return the targets. Each is compared with the result of the slower of the two rule sets."""
     ours = [row for row in rows if row["contender"].startswith("VectorizedCryptoEnvAlpacaOptimized")]
 
     def worst(key: str, few: bool, ending: str) -> float:

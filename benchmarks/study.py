@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         sample_market(size["n_bars"], folder / "data")
         rows = [run_study(n_envs, folder, size, args) for n_envs in size["n_envs"]]
     about = (
-        f"The table shows the wall time of a study of {size['n_trials']} trials with {rows[0]['splits']} splits and "
+        f"The table shows the wall time of a study of {size['n_trials']} trials, with {rows[0]['splits']} splits and "
         f"{size['break_step']:,} environment steps per split, on a sample market of {size['n_bars']:,} five-minute "
         "bars. Rates are medians over the splits."
     )

@@ -3,8 +3,8 @@
 
 The market has seven coins and 5-minute bars. The replays run the program itself
 (`paper_trading.trader_program.trade`), including its journal. Each replay is compared with `CryptoEnvAlpaca` on the
-same rows: cash, coins and account value must be bitwise equal after every bar. The live rows use a local stand-in of
-Alpaca's API in a separate process. They include HTTP, JSON and alpaca-py, but no network latency to a venue.
+same rows: cash, coins and account value must be bit-identical after every bar. The live rows use a local substitute
+for Alpaca's API in a separate process. They include HTTP, JSON and alpaca-py, but no network latency to a venue.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ LIVE_BARS, LIVE_BARS_QUICK = 200, 4
 TICKERS = ("BTC", "ETH", "LINK", "LTC", "UNI", "AAVE", "AVAX")
 COLUMNS = measuring.columns("contender", "policy", "bars", "orders", seconds="total, s", bar_ms="ms per bar")
 COLUMNS |= {"ours_ms": "own time, median ms per bar", "worst_ms": "longest bar, ms"}
-COLUMNS |= {"growth_mb": "memory growth after warm-up, MiB", "equal": "share of bars bitwise equal to the simulator"}
+COLUMNS |= {"growth_mb": "memory growth after warm-up, MiB", "equal": "share of bars bit-identical to the simulator"}
 ABOUT = (
-    "The paper trader trades 7 coins with 5-minute bars and lookback 3, and writes its journal. The policy is a "
-    'two-layer MLP with the head "orders" or "band". The warm-up is the first tenth of the bars.'
+    "The table shows the speed of the paper trader with 7 coins, 5-minute bars and lookback 3. The time includes the "
+    'journal. The policy is a two-layer MLP with the head "orders" or "band". The warm-up is the first tenth of the '
+    "bars."
 )
 BARS = ("--bars", {"type": Path, "metavar": "FILE", "help": "file of tidy bars to replay (default: the sample market)"})
 

@@ -4,7 +4,8 @@
 One turn is a rollout of 3,072 steps (12 environments with 256 steps, or one with 3,072) and its update: 4 epochs with
 512 samples per gradient step. Every contender therefore takes 24 gradient steps of the same network. The plain PPO is
 one short file over our fast class (benchmarks/plain_ppo.py); it uses our environment and none of our agent. elegantrl's
-agent runs on one scalar environment. Stable-Baselines3's PPO runs on a Python loop (DummyVecEnv) of 12 scalar ones.
+agent runs on one scalar environment. Stable-Baselines3's PPO runs on a Python loop (DummyVecEnv) over 12 scalar
+environments.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ WIDTHS = (128, 512, 1024)
 COLUMNS = measuring.columns("contender", "net", "n_envs", per_s="env-steps/s", ratio="our speedup")
 COLUMNS["share_update"] = "share of time spent updating"
 ABOUT = (
-    "The table shows environment steps per second of a whole trial, exploration plus update. The gradient work is "
-    f"equal: {N_EPOCHS} epochs with batches of {BATCH_SIZE}, observations of 393 numbers and two hidden layers."
+    "The table shows environment steps per second of a whole trial (exploration and update). The gradient work "
+    f"is equal: {N_EPOCHS} epochs with batches of {BATCH_SIZE}, observations of 393 numbers and two hidden layers."
 )
 
 

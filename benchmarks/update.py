@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure PPO's update per gradient step: ours, a plain one and elegantrl's, relative to the machine's matrix products.
 
-The rollout has 12 environments with 512 steps, and the update takes 4 epochs, at the sizes of the search space. Our
+The rollout has 12 environments with 512 steps, and the update runs 4 epochs, at the sizes of the search space. Our
 agent uses the gradient implementation that it selected on this machine. The rows below it force one implementation
 each. The plain update (benchmarks/plain_ppo.py) uses torch.autograd and fused Adam with the same preprocessing.
 elegantrl's agent takes the same number of gradient steps. The FLOPs are those of the matrix products in the forward and
@@ -28,9 +28,9 @@ LEAST_SHARE, LEAST_SHARE_WIDTH, LEAST_RATIO, LEAST_OF_BEST = 0.8, 512, 1.2, 0.95
 COLUMNS = measuring.columns("contender", "net", batch="batch size", ms="ms per gradient step", per_s="samples/s")
 COLUMNS |= {"ratio": "our speedup", "share": "share of the product's rate", "chosen": "selected implementation"}
 ABOUT = (
-    f"The table shows the speed of PPO's update_net, which takes {N_EPOCHS} epochs over a rollout of {HORIZON_LEN} "
-    "steps of 12 environments, with observations of 393 numbers and two hidden layers. Each epoch counts every sample "
-    "once. The share is relative to the faster of two matrix products on the same threads. Rows such as "
+    f"The table shows the speed of PPO's update_net, which runs {N_EPOCHS} epochs over a rollout of {HORIZON_LEN} "
+    "steps in 12 environments, with observations of 393 numbers and two hidden layers. Each sample is counted once per "
+    "epoch. The share is relative to the faster of two matrix products on the same threads. Rows such as "
     '"ours, blas" force one gradient implementation.'
 )
 

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Trials per hour of a study by number of workers on this machine, through the command line.
+"""Measure trials per hour of a study by number of workers on this machine, through the command line.
 
-Every row runs the same kind of trials: one network, budget and number of environments, so that rows differ in nothing
-but the workers. The pace is taken from the first trial's start to the last one's end, because starting Python is paid
-once a study; the wall time has it. Rows take turns, round after round, and the table has medians.
+Every row runs the same kind of trials, with one network, budget and number of environments. Rows therefore differ only
+in the number of workers. The rate is measured from the start of the first trial to the end of the last trial, because
+Python starts only once per study. The wall time includes this start. Rows take turns, round after round, and the table
+shows medians.
 
-    python benchmarks/workers.py                # trials per hour of 1, 2 and 4 workers on this machine
-    python benchmarks/workers.py --simulate     # 16, 64 and 256 workers whose training is a wait, PostgreSQL behind a
-                                                # delay: writes benchmarks/results/many_workers.json and .png
+    python benchmarks/workers.py                # trials per hour with 1, 2 and 4 workers on this machine
+    python benchmarks/workers.py --simulate     # 16, 64 and 256 workers that wait instead of training, and a delayed
+                                                # PostgreSQL; writes benchmarks/results/many_workers.json and .png
 
-A run of --simulate that was stopped is resumed by the same command. It takes about 25 minutes and needs PostgreSQL 15
-and tests/support; simulated workers share the imports, so 256 of them take about 15 GiB.
+To resume a stopped run of --simulate, run the same command again. The run takes about 25 minutes and needs PostgreSQL
+15 and tests/support. Simulated workers share imported modules, so 256 workers need about 15 GiB.
 """
 
 from __future__ import annotations
@@ -66,9 +67,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         row = {"workers": workers, "ratio": measuring.ratio(own, pace[1]), "trials_per_h": statistics.median(own)}
         rows.append(row | {"wall_s": statistics.median(done[workers]["wall_s"] for done in rounds)})
     about = (
-        f"Studies of {size['n_trials']} trials of 2 splits, {size['break_step']:,} environment steps each, {N_ENVS} "
-        f"environments, on a sample market of {size['n_bars']:,} five-minute bars, on {measuring.cpu_name()}; one CPU "
-        f"thread a worker. Medians of {size['rounds']} rounds."
+        f"The table shows trials per hour by number of workers on {measuring.cpu_name()}. Each study has "
+        f"{size['n_trials']} trials with 2 splits of {size['break_step']:,} environment steps and {N_ENVS} "
+        f"environments, on a sample market of {size['n_bars']:,} five-minute bars. Each worker uses one CPU thread. "
+        f"Values are medians over {size['rounds']} rounds."
     )
     return measuring.section(args, about, COLUMNS, rows=rows)
 
@@ -76,7 +78,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     """Measure what `--simulate` says, and keep it."""
     is_simulated = "--simulate" in sys.argv
-    simulated = {"action": "store_true", "help": "many workers whose training is a wait, at three distances"}
+    simulated = {
+        "action": "store_true",
+        "help": "simulate many workers that wait instead of training, with three network delays",
+    }
     how: dict[str, Any] = {"gpu": True, "threads": 1, "options": [("--simulate", simulated)]}
     if not is_simulated:
         return measuring.run("workers", __doc__, measure, **how)
@@ -84,7 +89,7 @@ def main() -> int:
     from tests.support.postgres_server import why_not
 
     if reason := why_not():
-        print(f"not run: {reason}", file=sys.stderr)
+        print(f"could not run the benchmark: {reason}", file=sys.stderr)
         return 0 if "--quick" in sys.argv else 1
     own = {"own_file": many_workers.OWN_FILE, "draw": many_workers.draw}
     return measuring.run(many_workers.NAME, __doc__, many_workers.simulate, **how, **own)
