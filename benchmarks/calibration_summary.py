@@ -109,15 +109,6 @@ def rate_text(called: pd.Series) -> str:
     return f"{called.sum()} of {len(called)}: {share}"
 
 
-def studies_text(called: pd.Series) -> str:
-    """Format a rate for a sentence, as `2 of 40 studies (5.0 %; 0.6 to 16.9 %)`."""
-    if called.empty:
-        return "0 of 0 studies"
-    low, high = interval(int(called.sum()), len(called))
-    share = f"{100 * called.mean():.1f} %; {100 * low:.1f} to {100 * high:.1f} %"
-    return f"{called.sum()} of {len(called)} studies ({share})"
-
-
 def studies_to_prove(rate: float) -> int:
     """Return the smallest n for which the interval of 0 of n lies at or below the rate."""
     return next(n for n in range(1, 100_000) if interval(0, n)[1] <= rate)
@@ -163,15 +154,15 @@ def checks(studies: pd.DataFrame) -> list[dict[str, Any]]:
 
 def notes(studies: pd.DataFrame, refused: pd.DataFrame) -> list[str]:
     """Return notes on what the table does not show, one per line."""
-    lines = ["Values in parentheses are 95 % Clopper-Pearson confidence intervals for the rate."]
+    lines = ["Parentheses contain the 95 % confidence interval of the rate (Clopper and Pearson)."]
     silent = of_kind(studies, NO_SIGNAL)
     if len(silent):
         low, high = interval(int(calls(silent, BOTH).sum()), len(silent))
         if low <= NOMINAL < high:
             lines.append(
                 f"{len(silent)} studies without a signal do not prove a rate below {100 * NOMINAL:.0f} %: the interval "
-                f"of the rule with deflated Sharpe ratio and PBO reaches {100 * high:.1f} %. "
-                f"{studies_to_prove(NOMINAL)} studies without a false positive would prove it."
+                f"of the rule with deflated Sharpe and PBO reaches {100 * high:.1f} %. {studies_to_prove(NOMINAL)} "
+                "studies without a false positive would."
             )
     for kind in KINDS:
         mine, n_refused = of_kind(studies, kind), len(of_kind(refused, kind))
@@ -185,16 +176,13 @@ def notes(studies: pd.DataFrame, refused: pd.DataFrame) -> list[str]:
             # The rule must be able to fail, or its silence proves nothing: here the winner counts as the only trial.
             alone, with_pbo = confident("lead.probabilistic")(mine), both("lead.probabilistic", "lead.pbo")(mine)
             lines.append(
-                f"Negative control, {kind}: without deflation, the winner's alpha returns would pass the 95 % "
-                f"threshold in {studies_text(alone)}, and both this threshold and PBO in {studies_text(with_pbo)}. The "
-                "naive rules above use the best Sharpe ratio instead of the winner's."
+                f"Negative control, {kind}: without deflation, the winner's alpha returns would pass 95 % on "
+                f"{rate_text(alone)}, and PBO as well on {rate_text(with_pbo)}. The naive rules above use the best "
+                "Sharpe ratio instead of the winner's."
             )
     lines += spread_note(silent)
-    passed = studies_text(confident("equal_weight_probabilistic")(silent))
-    return [
-        *lines,
-        f"The equal-weight portfolio, which involves no selection, passes the naive account rule in {passed}.",
-    ]
+    passed = rate_text(confident("equal_weight_probabilistic")(silent))
+    return [*lines, f"Equal weight, which makes no choice, passes the naive account rule on {passed}."]
 
 
 def trial_spread(studies: pd.DataFrame) -> pd.Series:
@@ -218,8 +206,8 @@ def spread_note(studies: pd.DataFrame) -> list[str]:
     return [
         f"Without a signal, the annual Sharpe ratios of a study's trials have a median standard deviation of "
         f"{found:.3g}. Chance alone gives one trial a standard error of {chance:.3g}. A larger spread reflects real "
-        "differences, such as the fees of trials that trade often. The deflated Sharpe ratio attributes the whole "
-        "spread to luck, which makes it stricter."
+        "differences, such as the fees of trials that trade often. The deflated Sharpe attributes the whole spread to "
+        "luck, which makes it stricter."
     ]
 
 
@@ -228,10 +216,9 @@ def few_text(studies: pd.DataFrame, n_refused: int) -> str:
     few = studies[studies["n_compared"] < LEAST_TRIALS]
     deflated, pbo, both_ = (calls(few, rule).sum() for rule in (DEFLATED, PBO, BOTH))
     return (
-        f"{n_refused} additional studies have too few comparable trials and are not judged. {len(few)} of the judged "
-        f"studies have fewer than {LEAST_TRIALS} trials, for which scripts/validation/5_pbo.py reports no result. "
-        f"Among these, the deflated Sharpe ratio of the account calls {deflated} winners skilled, its PBO {pbo}, and "
-        f"both together {both_}."
+        f"{n_refused} more studies have too few comparable trials and are not judged. {len(few)} of the judged studies "
+        f"have fewer than {LEAST_TRIALS} trials, for which scripts/validation/5_pbo.py reports no result. Among these, "
+        f"the deflated Sharpe calls {deflated} winners skilled, PBO {pbo}, and both together {both_} (account)."
     )
 
 
@@ -239,12 +226,12 @@ def medians(studies: pd.DataFrame) -> str:
     """Return the median statistics of one kind of studies."""
     of = studies.median(numeric_only=True).map("{:.3g}".format)
     return (
-        f"the winner's annual Sharpe ratio is {of['account.sharpe']} for the account and {of['lead.sharpe']} for alpha "
-        f"returns ({of['account.luck_sharpe']} and {of['lead.luck_sharpe']} expected from luck). The deflated Sharpe "
-        f"ratio is {of['account.deflated']} and {of['lead.deflated']}, and PBO is {of['account.pbo']} and "
-        f"{of['lead.pbo']}. There are {of['n_compared']} comparable trials ({of['account.effective_trials']} effective "
-        f"trials). The excess Sharpe ratio on the hold-out is {of['holdout_excess_sharpe']} (standard error "
-        f"{of['holdout_error']})"
+        f"winner's annual Sharpe {of['account.sharpe']} ({of['account.luck_sharpe']} expected from luck), of alpha "
+        f"returns {of['lead.sharpe']} ({of['lead.luck_sharpe']} expected from luck); deflated Sharpe "
+        f"{of['account.deflated']} (alpha returns {of['lead.deflated']}); PBO {of['account.pbo']} (alpha returns "
+        f"{of['lead.pbo']}); comparable trials "
+        f"{of['n_compared']}, effective trials {of['account.effective_trials']}; hold-out excess Sharpe "
+        f"{of['holdout_excess_sharpe']} (standard error {of['holdout_error']})"
     )
 
 

@@ -80,9 +80,9 @@ def checks(runs: Runs) -> list[dict[str, Any]]:
     for learner in LEARNERS:
         worst = runs_of(table, SILENT, learner)[["traded", "cost_share"]].max()
         if worst.notna().all():
-            what = f"turnover in 10,000 bars, as a multiple of equity (no signal, worst seed, {learner})"
+            what = f"accounts traded in 10,000 bars (no signal, worst seed, {learner})"
             found.append(check(what, float(worst["traded"]), most=MOST_TRADED))
-            what = f"fees and slippage as a share of equity (no signal, worst seed, {learner})"
+            what = f"fees and slippage as a share of the account (no signal, worst seed, {learner})"
             found.append(check(what, float(worst["cost_share"]), most=MOST_COST_SHARE))
     return [*found, check("CPU seconds (longest run)", float(table["cpu_s"].max()), most=MOST_CPU_S)]
 

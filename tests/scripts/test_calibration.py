@@ -117,7 +117,7 @@ def test_the_negative_control_counts_what_luck_put_at_nothing_would_call():
     lucky = LUCKY | {"probabilistic": 0.97, "deflated": 0.4, "pbo": 0.04}
     lines = summary([study(reading=lucky), study(), study(PLANTED)])["notes"]
     (line,) = (line for line in lines if "Negative" in line)
-    assert "no signal: without deflation, the winner's alpha returns would pass the 95 % threshold in 2 of 2 studies" in line
+    assert "no signal: without deflation, the winner's alpha returns would pass 95 % on 2 of 2" in line
     assert "PBO as well on 1 of 2" in line
 
 

@@ -118,8 +118,8 @@ def test_the_better_learner_is_held_against_the_target_and_every_seed_against_st
     assert found[f"{share} (alpha 0.7 bp; band, ramp)"]["met"]
     assert not found[f"{share} (alpha 1.5 bp; band, ramp)"]["met"]
     assert found[f"{share} (one history of 30,000 bars; band, ramp)"]["met"]
-    assert not found["turnover in 10,000 bars, as a multiple of equity (no signal, worst seed, PPO)"]["met"]
-    assert found["turnover in 10,000 bars, as a multiple of equity (no signal, worst seed, band)"]["met"]
+    assert not found["accounts traded in 10,000 bars (no signal, worst seed, PPO)"]["met"]
+    assert found["accounts traded in 10,000 bars (no signal, worst seed, band)"]["met"]
     assert not found["CPU seconds (longest run)"]["met"]
 
 
