@@ -15,12 +15,13 @@ MUTANTS = (*training.MUTANTS, *command_line.MUTANTS, *storage.MUTANTS, *machines
 NEVER = "not yet run"
 HEAD = """# Mutation tests
 
-Each row shows a fault from [faults.md](faults.md), a code change that breaks its handling, and the outcome of the test
-of that fault with this change. The test must fail: FAILED and HUNG (the test had to be killed) are correct outcomes.
-`scripts/run_tests.sh --mutants` makes each change in a copy of the repository, runs the test and writes this page. The
-changes are in `tests/mutants`. `tests/test_mutants.py` checks that each row of faults.md has one.
+Each row shows a fault from [faults.md](faults.md), a code change that breaks the handling of this fault, and the
+outcome of the fault's test with this change. The test must fail. Correct outcomes are FAILED and HUNG, which means
+that the test had to be killed. `scripts/run_tests.sh --mutants` applies each change to a copy of the repository,
+runs the test and writes this page. The changes are defined in `tests/mutants`. `tests/test_mutants.py` checks that
+every row of faults.md has at least one such change.
 
-| fault | the change | its test |
+| fault | code change | outcome of the test |
 |---|---|---|
 """
 
