@@ -225,13 +225,13 @@ def add_stamp(parser: argparse.ArgumentParser, default: str | None = "open") -> 
         "--stamp",
         choices=STAMPS,
         default=default,
-        help="bar time that the timestamps in the file refer to (default: open)",
+        help="whether each timestamp in the file marks the open or the close of its bar (default: open)",
     )
     parser.add_argument(
         "--offset",
         type=day_seconds,
         metavar="HH:MM",
-        help="offset of bar opens from the UTC grid, for example 16:00 if days open at 16:00 UTC (default: 00:00)",
+        help="offset of bar opens from the UTC grid, such as 16:00 if daily bars open at 16:00 UTC (default: 00:00)",
     )
 
 
@@ -241,8 +241,8 @@ def add_features(parser: argparse.ArgumentParser, default: str | None = "default
         "--features",
         choices=FEATURE_SET_NAMES,
         default=default,
-        help="feature set: default is stationary and scaled; host is the raw set of the FinRL_Crypto family, in "
-        "dollars, coins and points (default: default)",
+        help="feature set: default for stationary, scaled features; host for the raw features of the FinRL_Crypto "
+        "family, in dollars, coins and points (default: default)",
     )
 
 
@@ -292,7 +292,7 @@ def with_lookahead_check(dataset: Dataset, bars: pd.DataFrame, tickers: Sequence
         try:
             dataset, _ = checked(dataset, bars, tickers, on_run=show)
         except BarsError as error:
-            print(f"look-ahead: not checked, {error}")
+            print(f"look-ahead: not checked ({error})")
             return dataset
     print(dataset.standing.line)
     return dataset
@@ -326,7 +326,7 @@ def add_results_dir(parser: argparse.ArgumentParser) -> None:
         "--results-dir",
         type=Path,
         metavar="DIR",
-        help="folder that contains the study's results folder (default: the one the study was run with)",
+        help="parent folder of the study's results (default: the folder that the study was run with)",
     )
 
 
@@ -352,7 +352,7 @@ def add_trial(parser: argparse.ArgumentParser) -> None:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="the study's dataset, verified by its hash (default: the folder the study was run with)",
+        help="the study's dataset, verified by its hash (default: the folder that the study was run with)",
     )
     parser.add_argument("--gpu", type=int, default=-1, metavar="N", help="GPU number, or -1 for the CPU (default: -1)")
 

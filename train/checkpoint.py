@@ -97,7 +97,7 @@ class Keeper:
             write_checkpoint(self.where.path, self.identity, facts, tensors)
         except (OSError, MemoryError) as error:
             if not self.has_warned:
-                log.warning("%s cannot be written (%s): training continues, but a kill would lose more work than usual",
+                log.warning("could not write %s: %s; training continues, but a kill would lose more work than usual",
                             self.where.path, getattr(error, "strerror", None) or error)  # fmt: skip
             self.has_warned = True
         else:

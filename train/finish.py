@@ -73,7 +73,7 @@ def _reached(ending: Ending) -> Ending:
     """Return the ending of a study that reached its target, whatever happened to its workers."""
     problem = ending.error or ending.repeated_failure
     if problem is not None:
-        logger.warning("%s; the study has all its trials anyway", brief(problem))
+        logger.warning("%s; the study has reached its target number of trials anyway", brief(problem))
     return Ending()
 
 
@@ -101,7 +101,7 @@ def _conclude(study: optuna.Study, ending: Ending, request: StudyRequest, has_be
         logger.info("to continue: %s", command_text(sys.orig_argv))
         return 128 + ending.signal_number
     if ending.repeated_failure is not None:
-        logger.error("stopped: trials fail repeatedly, the last one with: %s", brief(ending.repeated_failure))
+        logger.error("stopped, because trials fail repeatedly; the last error: %s", brief(ending.repeated_failure))
         return 1
     if ending.error is not None:
         logger.error("stopped: %s", ending.error)
@@ -119,6 +119,6 @@ def _write_pages(study: optuna.Study, folder: Path) -> bool:
         logger.info("%s", line)
     best = best_trial(study)
     if best is not None:
-        logger.info("picture: %s", plot_study(study, folder, folder / "study.png"))
+        logger.info("plot: %s", plot_study(study, folder, folder / "study.png"))
     report_ended_study(study, folder)
     return best is not None

@@ -53,8 +53,9 @@ def choose_n_envs(
     fitting = room // bytes_per_env
     if fitting < 1:
         raise ValueError(
-            f"an environment needs {_size(bytes_per_env)} and the largest rollout {_size(rollout_bytes)}, more than "
-            f"{MOST_MEMORY:.0%} of the free memory ({_size(free_bytes)}); use smaller networks or rollouts"
+            f"one environment ({_size(bytes_per_env)}) and the largest rollout ({_size(rollout_bytes)}) together "
+            f"need more than {MOST_MEMORY:.0%} of the free memory ({_size(free_bytes)}); use smaller networks or "
+            "rollouts"
         )
     horizon = LEAST_HORIZON_GPU if on_gpu else LEAST_HORIZON_CPU
     n_envs = _power_of_two(min(fitting, max(least_rollout_samples // horizon, 1)))

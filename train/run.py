@@ -372,8 +372,8 @@ class _Run:
         else:
             self.metadata["stepped_by"] = f"{facts['stepped_by']}, {now}"
             why = getattr(self.env, "why_not_native", None)
-            log.warning("the checkpoint was made with the %s step, which is not available now%s: using the %s step. "
-                        "Results are equal up to rounding, not bitwise", before, f" ({why})" * bool(why),
+            log.warning("the checkpoint was made with the %s step, which is not available now%s; using the %s step. "
+                        "Results are equal up to rounding, but not bit-identical", before, f" ({why})" * bool(why),
                         "plain torch" if now == PLAIN_STEP else now)  # fmt: skip
 
     def _one_update(self, n_updates: int) -> Progress:

@@ -28,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add_artifacts(p, "artifact store: a folder or s3://BUCKET/PREFIX", is_required=True)
     add_storage(p)
-    p.add_argument("--remove", nargs="+", metavar="ID", help="ids of deleted studies whose files are removed")
+    p.add_argument(
+        "--remove", nargs="+", metavar="ID", help="ids of deleted studies; removes their files from the store"
+    )
     return p
 
 

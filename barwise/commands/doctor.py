@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="dataset folder, or folder of datasets (default: data in the repository)",
+        help="dataset folder, or a folder that contains datasets (default: data in the repository)",
     )
     add_storage(p)
     return p  # fmt: skip

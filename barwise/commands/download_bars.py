@@ -60,7 +60,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="cache folder for complete months, so that an interrupted download resumes and later runs download only "
         "new months (default: data/cache in the repository)",
     )
-    keep.add_argument("--no-cache", action="store_true", default=None, help="neither read nor write the cache")
+    keep.add_argument("--no-cache", action="store_true", default=None, help="do not read or write the cache")
     parser.add_argument(
         "--bars", nargs="+", type=Path, metavar="FILE", help="bar files for --source file: .parquet, .csv or .csv.gz"
     )

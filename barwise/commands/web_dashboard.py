@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
         "--artifact-dir",
         type=Path,
         metavar="DIR",
-        help="folder with the trials' pictures (default: the study's artifact store, or artifacts in its results "
-        "folder)",
+        help="folder that contains the trials' plots (default: the study's artifact store, or the folder artifacts "
+        "next to its results)",
     )
     return p  # fmt: skip
 
@@ -119,7 +119,7 @@ def serve(args: argparse.Namespace) -> None:
         pages = wsgi(storage, artifact_store=in_store or FileSystemArtifactStore(folder))
         server.set_app(only_local(accessible(pages)))
         if in_store is None and not folder.is_dir():
-            print(f"no trial pictures: folder {folder} does not exist")
+            print(f"no trial plots: folder {folder} does not exist")
         page = f"http://{HOST}:{args.port}/dashboard/studies/{snapshot.study_id}"
         print(f"study {snapshot.name}: {page}   (Ctrl-C to stop)", flush=True)
         server.serve_forever()

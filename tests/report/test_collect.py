@@ -428,7 +428,7 @@ def test_a_report_that_fails_is_logged_and_raises_nothing(made, monkeypatch, cap
     for error in (KeyError("x"), OSError("disk full"), TypeError("t"), MemoryError()):
         monkeypatch.setattr(report_module, "render", lambda *_, error=error: (_ for _ in ()).throw(error))
         report_ended_study(*made)
-        assert f"report: not written: {type(error).__name__}" in caplog.text
+        assert f"could not write the report: {type(error).__name__}" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ def test_a_report_that_fails_does_not_change_how_a_study_ends(study_and_copy, mo
     (folder / "report.html").unlink()
     (folder / "report.html").mkdir()  # cannot be replaced by a file
     assert finish._conclude(study, ending, request, finish._write_pages(study, folder)) == code
-    assert "report: not written: IsADirectoryError" in caplog.text
+    assert "could not write the report: IsADirectoryError" in caplog.text
 
 
 def test_closes_are_written_once_and_refused_for_other_data(folded, tmp_path):

@@ -100,7 +100,9 @@ class Deployments:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
-            raise BusyError(f"{self.folder}: another process (pid {pid}) already judges candidates for it") from error
+            raise BusyError(
+                f"{self.folder}: another process (pid {pid}) is already judging candidates for this folder"
+            ) from error
 
     # ---------------------------------------------------------------------------------------------------- reading
     def current_name(self) -> str | None:
@@ -190,16 +192,16 @@ class Deployments:
         name, present = promise["deployment"], self.current_name()
         if present not in (name, promise["previous"]):
             raise StudyError(
-                f"{self.folder}: {CURRENT} points to {present}, but the log ends with {promise['event']} of {name}; "
-                f"point {CURRENT} to {promise['previous']} or {name} manually"
+                f"{self.folder}: {CURRENT} points to {present}, but the last change in the log is "
+                f"{promise['event']!r} for {name}; point {CURRENT} to {promise['previous']} or {name} manually"
             )
         try:
             read_deployment(self.folder / name)
         except DeploymentError as error:
-            logger.warning("deployments: %s of %s could not be completed: %s", promise["event"], name, error)
+            logger.warning("deployments: could not complete the interrupted change to %s: %s", name, error)
             self.log.append("broken", deployment=name, why=str(error))
             return
-        logger.info("deployments: %s of %s had been interrupted; completed now", promise["event"], name)
+        logger.info("deployments: completed the interrupted change to %s", name)
         self._lead_to(name, promise["event"])
 
     def _note_change_by_hand(self, events: Sequence[Event]) -> None:

@@ -215,7 +215,9 @@ def _assessed(case: Case) -> Assessment | None:
         return None
     winner = returns.numbers[returns.winner]
     if winner != case.best.number:
-        raise StudyError(f"trial {winner} became the best while trial {case.best.number} was being judged; run again")
+        raise StudyError(
+            f"trial {winner} became the best while trial {case.best.number} was being judged; run the command again"
+        )
     return assess(returns, "lead", holdout=is_passed(holdout_score_in(study.user_attrs), winner))
 
 

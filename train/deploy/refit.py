@@ -87,7 +87,7 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep
     fetch_set(study, trial.folder, in_store)
     finished = _finished(folder, identity, study.user_attrs.get(kept))
     if finished is not None:
-        logger.info("refit: trial %d, seed %d is already trained", trial.number, seed)
+        logger.info("refit: trial %d, seed %d has already been trained", trial.number, seed)
         return finished
     if not keep:
         with tempfile.TemporaryDirectory(prefix="refit_") as scratch:
@@ -125,7 +125,7 @@ def _train(
             on_progress=advance,
             checkpoints=checkpoints,
         )
-    logger.info("refit: done in %s", duration_text(time.monotonic() - started))
+    logger.info("refit: finished in %s", duration_text(time.monotonic() - started))
     return load_policy(folder / BEST_POLICY)
 
 
@@ -173,7 +173,7 @@ def _finished(folder: Path, identity: Mapping[str, Any], hashes: Any) -> Policy 
         logger.warning("refit: %s cannot be used (%s); training again", folder, error)
         return None
     if kept != dict(identity) | {"weights_sha256": weights_sha256(policy)}:
-        logger.info("refit: %s was made with different settings, data or code; training again", folder)
+        logger.info("refit: %s was trained with different settings, data or code; training again", folder)
         return None
     if hashes != _hashes(folder, policy):
         logger.warning("refit: %s does not match the hashes in the database; training again", folder)

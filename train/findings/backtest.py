@@ -144,7 +144,7 @@ def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]
         if not np.array_equal(kept["equity"], now):  # nan never equals nan and counts as an infinite difference
             worst = max(worst, float(np.nan_to_num(np.abs(now - kept["equity"]), nan=np.inf).max()) / capital)
     if worst == 0.0:
-        return "every account equals the study's own record to the last bit"
+        return "every account is bit-identical to the study's own record"
     cause = "rounding on a different machine" if worst < ROUNDING else "different code or settings, not just rounding"
     return f"accounts differ from the study's own record by up to {worst:.1e} of the initial capital ({cause})"
 

@@ -82,7 +82,7 @@ def load_holdout(
     for _, rows, _ in cut_data(data_dir, timeframe, tickers, plan):
         name = timeframe_name(rows.dataset.bar_seconds) if rows else "the data"
         if rows is None or known.get(name) != rows.about:
-            raise StudyError(f"{data_dir}: the held-out bars of {name} are not the ones that the study held out")
+            raise StudyError(f"{data_dir}: the hold-out bars of {name} differ from those that the study held out")
         found[name] = rows
     return found
 
@@ -128,13 +128,13 @@ def score_holdout(
     assert scored is not None
     if scored.trial != trial_number:
         raise StudyError(
-            f"the hold-out of study {study.study_name} was already scored for trial {scored.trial}; scoring trial "
-            f"{trial_number} would be selection on these bars; use new bars and another --study-name"
+            f"the hold-out of study {study.study_name} has already been scored for trial {scored.trial}; "
+            f"scoring trial {trial_number} too would be selection on these bars. Use new bars and a new --study-name"
         )
     if [policy.sha256 for policy in scored.policies] != hashes:
         raise StudyError(
-            f"the hold-out of study {study.study_name} was already scored for other policies of trial "
-            f"{trial_number}; it can be scored only once"
+            f"the hold-out of study {study.study_name} has already been scored for different policies of "
+            f"trial {trial_number}; it can be scored only once"
         )
     return scored
 
@@ -217,7 +217,7 @@ def score_winner(
             )
         send_set(study, folder, CURVES, [folder / SCORE_FILE, *sorted((folder / CURVES).glob("equity_*.npz"))])
     except SCORING_ERRORS as error:
-        logger.error("hold-out: not scored: %s: %s", type(error).__name__, str(error).strip() or "no details")
+        logger.error("hold-out: could not be scored: %s: %s", type(error).__name__, str(error).strip() or "no details")
         return
     if scored.trial != best.number:
         logger.warning("hold-out: used up by trial %d, which was the best at that time; trial %d, the current best, "

@@ -143,7 +143,7 @@ def require_trials(returns: StudyReturns, least: int = LEAST_TRIALS) -> None:
     n, needed = len(returns.numbers), max(least, 2)
     if n < needed:
         raise StudyError(
-            f"PBO needs at least {needed} completed trials; the study has {n} ({returns.n_tried - n} more ended "
+            f"PBO needs at least {needed} completed trials; the study has {n} ({returns.n_tried - n} more finished "
             f"without returns on every test bar of {returns.timeframe}); run {needed - n} more trials to completion"
         )
 

@@ -160,7 +160,7 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
     if missing:
         raise StudyError(
             f"trial {number} of study {stored.study.study_name} lacks {len(missing)} of {len(policies)} policies "
-            f"(first: {missing[0]}); a trial that ended before its last split cannot be evaluated again"
+            f"(first: {missing[0]}); a trial that stopped before its last split cannot be evaluated again"
         )
     for fold in data.folds:
         check_policy(stored.folder, found, settings, fold.index)
@@ -258,8 +258,8 @@ def _same_data(stored: StoredStudy, settings: TrialSettings, data_dir: Path) -> 
     if data is None or data.dataset.sha256 != wanted.sha256:
         here = "missing" if data is None else f"{data.dataset.label}, sha256 {data.dataset.sha256[:12]}"
         raise StudyError(
-            f"{data_dir} is not the data of study {stored.study.study_name}: {timeframe} is {here}; pass --data-dir "
-            f"with {wanted.label}, sha256 {wanted.sha256[:12]}"
+            f"{data_dir} does not contain the data of study {stored.study.study_name}: {timeframe} is {here}; pass the "
+            f"--data-dir that contains {wanted.label}, sha256 {wanted.sha256[:12]}"
         )
     if tuple(FoldBars(**vars(fold)) for fold in data.folds) != settings.folds:
         raise StudyError(

@@ -233,7 +233,9 @@ def write_yardsticks(
         write_json(path, plain(made) | {"timeframes": timeframes})
         send_set(study, folder, YARDSTICKS, [path])
     except YARDSTICK_ERRORS as error:
-        logger.error("reference strategies: not computed: %s: %s", type(error).__name__, str(error) or "no details")
+        logger.error(
+            "could not compute the reference strategies: %s: %s", type(error).__name__, str(error) or "no details"
+        )
         logger.debug("reference strategies", exc_info=True)
 
 

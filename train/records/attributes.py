@@ -29,7 +29,7 @@ def identity_in(attributes: Mapping[str, Any]) -> Identity | None:
     content = attributes.get(IDENTITY)
     if content is None:
         return None
-    return decode(content, Identity, "the study's identity", advice="pass another --study-name to start over")
+    return decode(content, Identity, "the study's identity", advice="pass a different --study-name to start over")
 
 
 def labels_in(attributes: Mapping[str, Any]) -> tuple[str, ...]:
@@ -55,5 +55,5 @@ def splits_in(attributes: Mapping[str, Any]) -> dict[int, SplitFigures]:
         try:
             found[int(number)] = decode(attributes[name], SplitFigures, name)
         except ValueError as error:  # StudyError is a subclass
-            logger.warning("%s of a trial is skipped, because it cannot be read: %s", name, error)
+            logger.warning("skipping %s of a trial, because it cannot be read: %s", name, error)
     return dict(sorted(found.items()))

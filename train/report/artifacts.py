@@ -72,16 +72,16 @@ def _upload(trial: optuna.Trial, study_folder: Path, pictures: Pictures | None) 
     try:
         figure = equity_figure(study_folder, trial.number, trial.user_attrs)
         if figure is None:
-            logger.debug("trial %d: no equity picture, because no split has finished", trial.number)
+            logger.debug("trial %d: no equity plot, because no split has finished", trial.number)
             return
         _store(figure, PICTURE, trial, study_folder, pictures)
         band = band_of_trial(study_folder, trial.number, trial.user_attrs)
         if band is not None:
             _store(band, BAND_PICTURE, trial, study_folder, pictures)
     except (*UNREADABLE, StorageInternalError) as error:
-        logger.warning("trial %d: equity picture not made: %s: %s", trial.number, type(error).__name__, error)
+        logger.warning("trial %d: could not draw the equity plot: %s: %s", trial.number, type(error).__name__, error)
         return
-    logger.debug("trial %d: equity picture made in %.2f s", trial.number, time.monotonic() - started)
+    logger.debug("trial %d: equity plot drawn in %.2f s", trial.number, time.monotonic() - started)
 
 
 def _store(figure: Figure, name: str, trial: optuna.Trial, study_folder: Path, pictures: Pictures | None) -> None:

@@ -90,7 +90,7 @@ def report_ended_study(study: optuna.Study, folder: Path) -> None:
             logger.info("%s", line)
         logger.info("report: %s", folder / REPORT_FILE)
     except REPORT_ERRORS as error:
-        logger.error("report: not written: %s: %s", type(error).__name__, str(error).strip() or "no details")
+        logger.error("could not write the report: %s: %s", type(error).__name__, str(error).strip() or "no details")
         logger.debug("report", exc_info=True)
 
 

@@ -158,7 +158,7 @@ class Supervisor:
             process.stdin.write(pickle.dumps(orders))
             process.stdin.flush()
         except BrokenPipeError:
-            logger.debug("worker %d ended before it received its request", number + 1)
+            logger.debug("worker %d exited before it received its request", number + 1)
         self._crew.append(_Worker(number, process, read_fd, restarts))
 
     def _look_after(self) -> None:

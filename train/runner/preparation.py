@@ -48,11 +48,12 @@ def choose_agent(asked: str | None, stored: Identity | None, name: str) -> str:
     if asked is not None:
         raise StudyError(
             f"--agent {asked}: study {name} uses agent {own}, whose search space differs; omit --agent to resume the "
-            "study, or pass another --study-name"
+            "study, or pass a different --study-name"
         )
     if own not in TABLES:
         raise StudyError(
-            f"study {name} uses agent {own}, but this version supports {', '.join(TABLES)}; pass another --study-name"
+            f"study {name} uses agent {own}, but this version supports {', '.join(TABLES)}; pass a "
+            "different --study-name"
         )
     return own
 

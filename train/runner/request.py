@@ -75,8 +75,8 @@ class StudyRequest:
             raise StudyError(f"--volume-30d must be at least 0 USD; received {self.volume_30d:g}")
         if self.study_name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.study_name):
             raise StudyError(
-                f"--study-name must have 1 to 100 letters, digits, _, - or ., because it is also a folder name; "
-                f"received {self.study_name!r}"
+                "--study-name is also a folder name, so it must consist of 1 to 100 letters, digits, _, - or . and "
+                f"must not start with - or .; received {self.study_name!r}"
             )
         self._check_gpu()
 

@@ -53,7 +53,7 @@ from train.study.venue import venue_env
 
 logger = logging.getLogger(__name__)
 
-OTHER_NAME = "pass another --study-name to start over"
+OTHER_NAME = "pass a different --study-name to start over"
 # One-sided test on about a dozen splits or fewer: 4 splits that are all worse than the best trial's have p = 1/16.
 PRUNING_P = 0.1
 
@@ -122,7 +122,7 @@ def _open_store(asked: str | None, own: Identity | None, name: str, is_first: bo
     known = None if own is None else own.run.artifacts
     if own is not None and asked not in (None, known):
         kept = f"uses {known}" if known else "was created without --artifacts"
-        raise StudyError(f"--artifacts {asked}: study {name} {kept}; omit the flag, or pass another --study-name")
+        raise StudyError(f"--artifacts {asked}: study {name} {kept}; omit the flag, or pass a different --study-name")
     url = asked or known
     if url is not None and is_first:
         open_artifacts(url).reach()
@@ -213,8 +213,8 @@ def _log_store(study: optuna.Study, folder: Path) -> None:
     away = missing_here(study, folder)
     if away:
         logger.warning(
-            "%s ran on %s and left no files in %s, so the report, hold-out, retries and deployments will lack them; "
-            "share --results-dir, or start a study with --artifacts", counted(sum(away.values()), "trial"),
+            "the files of %s that ran on %s are not in %s, so reports, the hold-out, retries and deployments cannot "
+            "use them; share --results-dir, or start a study with --artifacts", counted(sum(away.values()), "trial"),
             brief(", ".join(sorted(away)), 60), folder,
         )  # fmt: skip
 
@@ -250,7 +250,7 @@ def log_lookahead(data: tuple[FoldedData, ...]) -> None:
 def log_venue(d: FoldedData, volume_30d: float | None) -> None:
     """Log the venue's rules and fees for all environments."""
     venue, rate = d.dataset.venue, venue_env(d.dataset, volume_30d)["fee_rate"]
-    logger.info("venue: %s; taker fee %.2f %% for a volume of %s USD in 30 days (fees of %s)",
+    logger.info("venue: %s; taker fee %.2f %% for a 30-day volume of %s USD (fees as of %s)",
                 venue.label, 100.0 * rate, f"{volume_30d or 0.0:,.0f}", venue.fees_as_of)  # fmt: skip
     missing = venue.unlisted(d.dataset.tickers)
     if missing:

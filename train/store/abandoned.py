@@ -99,8 +99,8 @@ def refuse_other_code(study: Study) -> None:
         if worker is None or worker.code in ("", ours) or _is_abandoned(study, trial, trial._trial_id in stale):
             continue
         raise StudyError(
-            f"study {study.study_name}: {worker.host} runs other code (SHA-256 {worker.code}, here {ours}), so values "
-            "could not be compared; install one version on all machines, or wait until that trainer has ended"
+            f"study {study.study_name}: {worker.host} runs different code (SHA-256 {worker.code}, here {ours}), so "
+            "values would not be comparable; install the same version on all machines, or wait until that trainer exits"
         )
 
 

@@ -91,8 +91,8 @@ class StudyArtifacts:
         try:
             self.store.insist([partial(self.store.write, f"{self.uuid}/{digest}", path.read_bytes())], lasts_s=0.0)
         except OSError as error:
-            logger.warning("%s: cannot be sent to %s (%s); training continues, and the next checkpoint is sent",
-                           path, self.store.url, error.strerror)  # fmt: skip
+            logger.warning("could not send %s to %s (%s); training continues, and the next checkpoint will be sent "
+                           "instead", path, self.store.url, error.strerror)  # fmt: skip
             return ""
         return digest
 
@@ -101,7 +101,7 @@ class StudyArtifacts:
         try:
             self.store.insist([partial(self.store.remove, f"{self.uuid}/{digest}") for digest in digests], lasts_s=0.0)
         except OSError as error:
-            logger.debug("an old checkpoint remains in %s: %s", self.store.url, error.strerror)
+            logger.debug("could not remove an old checkpoint from %s: %s", self.store.url, error.strerror)
 
     def fetch(self, wanted: Mapping[Path, str]) -> None:
         """Fetch files (path -> SHA-256) that are missing on this machine.

@@ -164,7 +164,7 @@ class Artifacts:
                 folder.mkdir(parents=True, exist_ok=True)
             self.insist([self._probe], lasts_s=0.0)
         except OSError as error:
-            raise StudyError(f"--artifacts {self.url}: cannot be used: {error.strerror}") from error
+            raise StudyError(f"cannot use --artifacts {self.url}: {error.strerror}") from error
 
     def _probe(self) -> None:
         self.write(PROBE, b"")
@@ -250,7 +250,7 @@ def open_artifacts(url: str) -> Artifacts:
     try:
         client: Any = boto3.Session().client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
-        raise StudyError(f"--artifacts {url}: boto3 cannot be used: {reason_of(error)}") from error
+        raise StudyError(f"cannot use boto3 for --artifacts {url}: {reason_of(error)}") from error
     client.upload_fileobj = partial(client.upload_fileobj, Config=TransferConfig(use_threads=False))
     troubles = (OSError, BotoCoreError, ClientError, HTTPError)
     return Artifacts(url, Boto3ArtifactStore(bucket, client), f"{prefix}/" if prefix else "", troubles, pool)

@@ -205,7 +205,7 @@ def _opened(url: URL, lasts_s: float, kind: type[PatientStorage], options: dict[
     try:
         storage = insist(opened, shown_url(url), lasts_s, is_locked if path else passes)
     except (SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, OSError) as error:
-        raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason_of(error)}") from error
+        raise StudyError(f"cannot use --storage {shown_url(url)}: {reason_of(error)}") from error
     storage.lasts_s = lasts_s
     return storage
 
@@ -242,8 +242,8 @@ def _check_identity(
     what = _first_difference(study, stored, identity, absent)
     if what:
         raise StudyError(
-            f"study {study.study_name} in {shown_url(url)} {what}, so its trials and new ones are not comparable; pass "
-            "the original flags, or another --study-name"
+            f"study {study.study_name} in {shown_url(url)} {what}, so new trials would not be comparable with its "
+            "trials; pass the original flags, or a different --study-name"
         )
 
 

@@ -70,7 +70,7 @@ def reach(url: URL) -> None:
         _ask_once(url)
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason}") from error
+        raise StudyError(f"cannot use --storage {shown_url(url)}: {reason}") from error
 
 
 def wait_for_database(url: URL) -> None:

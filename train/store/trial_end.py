@@ -42,7 +42,7 @@ def keep(study_folder: Path, trial: FrozenTrial, end: TrialEnd) -> None:
             path, {"state": end.state.name, "value": end.value, "params": trial.params, "splits": _n_splits(trial)}
         )
     except OSError as error:
-        logger.warning("%s: cannot be written (%s); if this process is killed before the database has the result, the "
+        logger.warning("could not write %s: %s; if this process is killed before the result is in the database, the "
                        "trial is repeated", path, error.strerror)  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def kept(study_folder: Path, trial: FrozenTrial) -> TrialEnd | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s: ignored, because it cannot be read (%s: %s)", path, type(error).__name__, error)
+        logger.warning("ignoring %s, because it cannot be read: %s: %s", path, type(error).__name__, error)
         return None
     return end if is_same and end.state in KEPT_STATES else None
 

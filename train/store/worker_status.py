@@ -105,7 +105,7 @@ class StatusFile:
                 file.write(json.dumps(content).encode())
         except OSError as error:
             if not self._is_broken:
-                logger.warning("%s: cannot be written (%s); dashboards will not show the progress of this worker",
+                logger.warning("could not write %s: %s; dashboards will not show the progress of this worker",
                                self.path, error.strerror)  # fmt: skip
             self._is_broken = True
 

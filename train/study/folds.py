@@ -225,7 +225,8 @@ def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
             kinds = {True: "synthetic", False: "real"}
             raise StudyError(
                 f"--mode multi-timeframe: {name} has {kinds[first.synthetic]} bars but {theirs} has "
-                f"{kinds[other.synthetic]} bars; build all from the same bars with scripts/data/build_dataset.py"
+                f"{kinds[other.synthetic]} bars; build all datasets from the same bars with "
+                "scripts/data/build_dataset.py"
             )
         if other.venue != first.venue:
             raise StudyError(
@@ -235,7 +236,9 @@ def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
     opens = max(int(d.time[0]) - d.bar_seconds for d in datasets)
     closes = min(int(d.time[-1]) for d in datasets)
     if opens >= closes:
-        raise StudyError("--mode multi-timeframe: the datasets share no period; build all from the same bars")
+        raise StudyError(
+            "--mode multi-timeframe: the datasets have no period in common; build all datasets from the same bars"
+        )
     for other in datasets[1:]:
         _check_same_closes(first, other)
     return [_cut_to(d, opens, closes) for d in datasets]
@@ -246,7 +249,9 @@ def _check_same_closes(one: Dataset, other: Dataset) -> None:
     names = f"{timeframe_name(one.bar_seconds)} and {timeframe_name(other.bar_seconds)}"
     time_s, mine, theirs = np.intersect1d(one.time, other.time, return_indices=True)
     if len(time_s) == 0:
-        raise StudyError(f"--mode multi-timeframe: {names} share no close; build all from the same bars")
+        raise StudyError(
+            f"--mode multi-timeframe: {names} have no closing time in common; build all datasets from the same bars"
+        )
     a, b = np.asarray(one.price)[mine], np.asarray(other.price)[theirs]  # (common, A)
     is_real = ~(np.asarray(one.filled)[mine] | np.asarray(other.filled)[theirs])
     differs = is_real & (np.abs(a - b) > SAME_CLOSE * np.maximum(a, b))
@@ -255,7 +260,7 @@ def _check_same_closes(one: Dataset, other: Dataset) -> None:
         closes = f"{a[bar, coin]:.10g} and {b[bar, coin]:.10g} at {utc_text(time_s[bar])} UTC"
         raise StudyError(
             f"--mode multi-timeframe: {names} are not the same market: {one.tickers[coin]} closes at {closes} "
-            f"({int(differs.sum())} of {differs.size} closes differ); build all from the same bars"
+            f"({int(differs.sum())} of {differs.size} closes differ); build all datasets from the same bars"
         )
 
 

@@ -83,8 +83,8 @@ def warn_of_other_code(study: optuna.Study, version: str) -> None:
     others = sorted({t.user_attrs[CODE_VERSION] for t in trials if CODE_VERSION in t.user_attrs} - {version})
     if others:
         logger.warning(
-            "code: this is version %s, but earlier trials ran %s; their values may not be comparable. Another "
-            "--study-name starts from scratch", version, brief(", ".join(others), 80),
+            "code: this is version %s, but earlier trials ran %s; their values may not be comparable. To start from "
+            "scratch, pass a different --study-name", version, brief(", ".join(others), 80),
         )  # fmt: skip
 
 
