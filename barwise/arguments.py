@@ -71,7 +71,7 @@ def exit_code(
 
 
 def refuse_another_checkout() -> None:
-    """Refuse to run a script from one checkout with the installed code, data and results of another.
+    """Refuse to run a script from one checkout with the installed code, data and results of a different checkout.
 
     Raises:
         UserError: if the script's checkout is not the installed one. The message explains how to install it.
@@ -266,7 +266,7 @@ def add_dataset_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def write_dataset(dataset: Dataset, args: argparse.Namespace) -> None:
-    """Write the dataset and its picture to --out, and print its order rules and label."""
+    """Write the dataset and its plot to --out, and print its order rules and label."""
     from market.dataset import save_dataset
     from market.describe import venue_lines
     from market.pictures import quality_picture
@@ -278,7 +278,7 @@ def write_dataset(dataset: Dataset, args: argparse.Namespace) -> None:
 
 
 def with_lookahead_check(dataset: Dataset, bars: pd.DataFrame, tickers: Sequence[str] | None = None) -> Dataset:
-    """Return the dataset with the printed result of its look-ahead check, which takes at most one minute."""
+    """Run the look-ahead check, which takes at most one minute, print its result and return the dataset with it."""
     from tqdm import tqdm
 
     from market.lookahead import checked
@@ -299,7 +299,7 @@ def with_lookahead_check(dataset: Dataset, bars: pd.DataFrame, tickers: Sequence
 
 
 def venue_of(path: Path | None) -> Venue:
-    """Return the order rules of --venue, or the built-in Alpaca rules without the flag."""
+    """Return the order rules of --venue, or the built-in Alpaca rules if the flag is not given."""
     from market.venues import ALPACA, load_venue
 
     return ALPACA if path is None else load_venue(path)
@@ -370,7 +370,7 @@ def storage_of(args: argparse.Namespace) -> URL:
 
 
 def artifacts_of(args: argparse.Namespace) -> str | None:
-    """Return the URL of --artifacts, or None without the flag."""
+    """Return the URL of --artifacts, or None if the flag is not given."""
     if args.artifacts is None:
         return None
     from train.store.artifact_store import artifacts_url

@@ -6,7 +6,7 @@ or the folder of the native steps is missing.
 The first layer's product with the features is computed for a chunk of bars at a time, as one matrix product per
 account. The loop then adds the part that depends on the account and steps. With the head "band" only the clamp depends
 on the account. The products of an account have the same rows whatever the other accounts trade, and each row of the
-loop is computed separately. The records of a policy are therefore bitwise independent of the other policies.
+loop is computed separately. The records of a policy are therefore bit-identical whatever other policies trade.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def train_policy(
         env_class: environment class. None selects the scalar class for one environment and the fast vectorized class
             for several; the band agent always uses the latter.
         score: function of the validation records; the highest finite score is best.
-        checkpoints: where to save the state of the run, from which a killed run resumes with bitwise equal results.
+        checkpoints: where to save the state of the run, from which a killed run resumes with bit-identical results.
             Only on-policy agents are checkpointed, because a replay memory is about a hundred times as large as
             everything else. Off-policy runs and runs in a host's own environment start again. The caller deletes the
             checkpoints when it has its result.

@@ -1,4 +1,4 @@
-"""Backtest a trial over full paths: at several cost levels, and retrained with other seeds."""
+"""Backtest a trial over full paths, at several cost levels and with additional training seeds."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def backtest(args: argparse.Namespace) -> int:
 
 
 def train_seeds(trial: StoredTrial, args: argparse.Namespace) -> tuple[list[dict], dict]:
-    """Retrain with other seeds. Return the results by seed and split, and their summary."""
+    """Retrain with additional seeds. Return the results by seed and split, and their summary."""
     from train.findings.reseed import own_rows, retrain, seed_rows, seeds_text, spread_rows
     from train.findings.text_tables import text_table
 

@@ -44,7 +44,7 @@ class Kept:
 
     @property
     def line(self) -> str:
-        """Summary of the study's files, one line."""
+        """One-line summary of the study's files."""
         size, last = sum(file.n_bytes for file in self.files), max(file.changed for file in self.files)
         name = self.name or "(not in this database)"
         return f"{self.uuid}  {name:<30} {len(self.files):>7,} files {size / 2**20:>10,.1f} MiB, last {last:%Y-%m-%d}"

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Run the checks, print the findings, and return 1 if a finding is BAD, otherwise 0."""
+    """Run the checks, print the findings, and return 1 if a finding is BAD and 0 otherwise."""
     storage = args.storage or f"sqlite:///{home() / DEFAULT_STORAGE.removeprefix('sqlite:///')}"
     findings = examine(Places(home(), here(args.data_dir), storage, Path.cwd()))
     print(report(findings))

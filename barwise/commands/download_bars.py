@@ -77,7 +77,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def period_of(args: argparse.Namespace) -> Period:
-    """Return the requested period. The end defaults to the last UTC midnight, for Binance to the start of the month."""
+    """Return the requested period. The end defaults to the last UTC midnight (Binance: to the start of the month)."""
     from market.sources.periods import Period
 
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -100,7 +100,7 @@ def refuse_misfits(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
 
 
 def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
-    """Yield the findings, each prefixed with `!`, and then the report. Write the result to the --record dataset."""
+    """Yield the findings, each prefixed with `!`, and then the report. Store the result in the --record dataset."""
     from tqdm import tqdm
 
     from market.bars.candles import read_bars

@@ -1,4 +1,4 @@
-"""Build a dataset folder from the price_array, tech_array and time_array pickles of a host, without running code."""
+"""Build a dataset folder from a host's price_array, tech_array and time_array pickles, without executing their code."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def request(args: argparse.Namespace) -> Request:
 
 
 def draw_page(folder: Path, day: date | None) -> Path:
-    """Write the page of a day, or of the last bar's day if `day` is None, and return its path."""
+    """Write the daily page for `day` (None: the day of the last bar) and return its path."""
     from paper_trading.day_page import write_day
 
     return write_day(folder, day)

@@ -57,7 +57,7 @@ def refresh(args: argparse.Namespace) -> None:
 
 
 def known_rules(path: Path) -> tuple[Venue, str]:
-    """Return the table in the file and its name, or the built-in table if the file does not exist.
+    """Return the table in the file and the file's name, or the built-in table if the file does not exist.
 
     Raises:
         VenueError: if the file is not a table of Alpaca's rules.

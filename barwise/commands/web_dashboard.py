@@ -84,7 +84,7 @@ def listen(port: int) -> Server:
 
 
 def artifact_dir(snapshot: Snapshot, given: Path | None, results_dir: Path | None = None) -> Path:
-    """Return the folder of the trials' pictures.
+    """Return the folder that contains the trials' plots.
 
     Raises:
         StudyError: if --artifact-dir does not exist.
@@ -126,7 +126,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def only_local(app: WSGIApplication) -> WSGIApplication:
-    """Wrap an application to refuse requests from pages of other sites in a local browser.
+    """Wrap an application so that it rejects requests from other sites' pages in a local browser.
 
     The Host header reveals a foreign name that resolves to 127.0.0.1 (DNS rebinding), and the Origin header reveals a
     foreign page. The port is not checked, because it may belong to an SSH tunnel.

@@ -217,7 +217,7 @@ def test_a_second_scoring_reads_and_another_winner_is_refused(study, rows, train
     assert (tmp_path / "holdout.json").stat().st_mtime_ns == written
     # Neither a lost file nor a lost mark in the database gives a second look.
     (tmp_path / "holdout.json").unlink()
-    with pytest.raises(StudyError, match="scoring trial 5 would be selection"):
+    with pytest.raises(StudyError, match="scoring trial 5 too would be selection"):
         score_holdout(study, tmp_path, rows, 5, policies, env)
     assert read_record(tmp_path / "holdout.json", HoldoutScore) == first
     other = optuna.create_study(study_name="s")

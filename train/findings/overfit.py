@@ -1,4 +1,4 @@
-"""Assessment of a study's winner, skilled or just lucky, from the trials' returns on common bars."""
+"""Assessment of whether a study's winner is skilled or lucky, from the trials' returns on common bars."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Assessment:
 
     @property
     def conclusion(self) -> str:
-        """Conclusion in words: skill, if the returns are alpha returns; money earned, if they are account returns."""
+        """Conclusion in words, about skill for alpha returns and about earnings for account returns."""
         if self.kind == "account":
             return earning(self.estimate, self.search)
         pbo = self.pbo if self.overfitting else None
@@ -71,7 +71,7 @@ class Assessment:
 
     @property
     def finding(self) -> str:
-        """Figures behind the conclusion in words."""
+        """Metrics behind the conclusion, in words."""
         pbo = self.pbo if self.overfitting else None
         return finding(self.estimate, self.search, self.bars_per_year, pbo, self.choice)
 

@@ -8,7 +8,7 @@ the rows after k
   decay, final reward and early end). Removing rows changes that number, which is not look-ahead, so under such rules
   prices stay constant after k instead (`stopped`).
 
-Observations and actions AT bars <= k must be bitwise equal, and so must rewards, episode ends, equity, cash, coins,
+Observations and actions AT bars <= k must be bit-identical, and so must rewards, episode ends, equity, cash, coins,
 fees and the equal-weight benchmark BOOKED at bars <= k. Both runs use the same code.
 
 Any environment with the single-account interface of docs/simulator.md can be analyzed, including a host's own.
@@ -240,7 +240,7 @@ def analyse_env(
 
 
 def first_env_difference(full: Trace, other: Trace, last_bar: int, variant: str) -> EnvDifference | None:
-    """Return the first bar up to `last_bar`, and in it the first of FIELDS, that is not bitwise equal."""
+    """Return the first bar up to `last_bar`, and in it the first of FIELDS, that is not bit-identical."""
     n_rows = last_bar - full.first_bar + 1
     # The episode ends with the bars; an earlier end shows in the number of rows.
     names = [name for name in FIELDS if name != "done" or variant != "cut off"]
