@@ -98,7 +98,7 @@ class EnvReport:
 
 # ------------------------------------------------------------------------------------------------------- policies
 def probe_policy(state_dim: int, action_dim: int, seed: int) -> Act:
-    """Return a fixed function in which every action depends on every column of the observation, for any width."""
+    """Return a fixed function whose actions depend on every column of an observation of any width."""
     weight = np.random.default_rng(seed).uniform(0.5, 1.5, (action_dim, state_dim)) / np.sqrt(state_dim)
     sign = np.random.default_rng(seed + 1).choice([-1.0, 1.0], weight.shape)
     # One buffer for all calls, because a matrix product may round differently on memory with another alignment.
@@ -211,7 +211,7 @@ def analyse_env(
     seed: int,
     on_run: Callable[[], object] = lambda: None,
 ) -> EnvReport:
-    """Trade one segment unchanged and with changed later bars, and compare the runs.
+    """Trade one segment as it is and again with later bars changed, and compare the runs.
 
     Args:
         make_env: function that builds the environment under test from a config.

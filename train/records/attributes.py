@@ -48,7 +48,7 @@ def holdout_score_in(attributes: Mapping[str, Any]) -> HoldoutScore | None:
 
 
 def splits_in(attributes: Mapping[str, Any]) -> dict[int, SplitFigures]:
-    """Return the figures of every split that a trial was scored on, by split number. Damaged figures are skipped."""
+    """Return the metrics of every split that a trial was scored on, by split number. Damaged entries are skipped."""
     numbers = {name: name.removeprefix(SPLIT) for name in attributes if name.startswith(SPLIT)}
     found = {}
     for name, number in numbers.items():

@@ -1,4 +1,4 @@
-"""Request for a study: the command line as checked values."""
+"""Request for a study: the validated values of the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAST_BREAK_STEP = 256
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """Values of the command line, checked as far as possible without reading files."""
+    """Values of the command line, validated as far as possible without reading files."""
 
     n_trials: int
     study_name: str | None  # None: derived from the timeframe

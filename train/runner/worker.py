@@ -162,7 +162,7 @@ def _n_counted(trials: list[FrozenTrial]) -> int:
 def _run_trial(
     study: optuna.Study, objective: Objective, trial: optuna.Trial, around_trial: AroundTrial
 ) -> FrozenTrial:
-    """Run a trial of this worker and write its end to the database, waiting as long as necessary."""
+    """Run a trial of this worker and write its outcome to the database, waiting as long as necessary."""
     end: TrialEnd | None = None
     with Heartbeat(study, trial._trial_id):
         try:
@@ -222,7 +222,7 @@ def _reason(trial: FrozenTrial) -> str:
 
 
 def _kind_of_failure(trial: FrozenTrial) -> str:
-    """Return the reason without numbers, so that nan losses at different steps are the same failure."""
+    """Return the reason without its numbers, so that nan losses at different steps count as the same failure."""
     return re.sub(r"\d+", "#", _reason(trial))
 
 
