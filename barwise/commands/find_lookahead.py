@@ -94,7 +94,9 @@ def refuse_misfits(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
             parser.error(f"--{name.replace('_', '-')} does not apply to {used}; omit it")
     for name in BUILD if args.record else ():
         if getattr(args, name) is not None:
-            parser.error(f"--{name.replace('_', '-')} is read from the manifest of --record; omit it")
+            parser.error(
+                f"--{name.replace('_', '-')} does not apply to --record, because the manifest sets it; omit it"
+            )
     if (args.declare is None) != (args.by is None) or (args.declare is None) != (args.why is None):
         parser.error("--declare COLUMN, --by NAME and --why TEXT must be given together")
 
