@@ -293,7 +293,7 @@ def _level_text(alpha: float, test: int, level: float) -> str:
 
 
 def _share(value: float) -> str:
-    """Return a percentage rounded down, so that it never looks better than the threshold it missed."""
+    """Return a percentage, rounded down so that it never looks better than the threshold it missed."""
     return "undefined" if math.isnan(value) else f"{math.floor(round(value * 1e4, 6)) / 100.0:.2f} %"
 
 

@@ -145,7 +145,7 @@ class PatientStorage(RDBStorage):
             trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Set state and values. Repeating an identical call succeeds, because the answer to the first call may be lost."""
+        """Set state and values. Repeating an identical call succeeds, because the first answer may be lost."""
         if state == TrialState.RUNNING:
             token = uuid.uuid4().hex
             is_taken = self._take(trial_id, token)
