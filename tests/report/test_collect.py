@@ -149,7 +149,7 @@ def test_random_orders_trade_no_more_than_the_policy(made):
         ("equity", ["less concentrated than the agent"]),
         ("trials", ["&lt;b&gt;no memory&lt;/b&gt;"]),
         ("reading", ["In mode standard a policy also trains on bars later than its test fold", "Survivorship"]),
-        ("reading", ["Earlier studies of the same bars were attempts too", "after each gap in the data, and held"]),
+        ("reading", ["Earlier studies on the same bars were attempts as well", "after each gap in the data, and held"]),
     ],
 )
 def test_the_page_says_what_the_study_stands_on_and_what_flatters(written, part, texts):
@@ -275,7 +275,7 @@ def test_a_damaged_file_of_the_best_trial_costs_only_what_it_held(study_and_copy
 @pytest.mark.parametrize(
     ("file_of", "text", "n_paths"),
     [
-        (lambda folder, best: closes_file(folder, "5m"), "closing prices were not kept", 3),
+        (lambda folder, best: closes_file(folder, "5m"), "closing prices were not stored", 3),
         (lambda folder, best: trial_folder(folder, best) / "settings.json", "settings.json is missing or damaged", 0),
     ],
 )

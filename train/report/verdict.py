@@ -62,7 +62,7 @@ def judge(returns: StudyReturns, holdout: bool | None = None) -> Verdict:
     sentences.append(
         f"The judged account covers {len(returns.bars):,} bars ({days:,.0f} days). It is divided equally among the "
         "policies that tested each bar and rebalanced every bar at no cost. Only the trials of this study are counted, "
-        "although earlier studies of the same bars were attempts too."
+        "although earlier studies on the same bars were attempts as well."
     )
     return Verdict(tuple(sentences), _numbers(own, lead, beta, len(returns.numbers)))
 
