@@ -71,7 +71,7 @@ def exit_code(
 
 
 def refuse_another_checkout() -> None:
-    """Refuse to run a script from one checkout with the installed code, data and results of another.
+    """Refuse to run a script from one checkout with the installed code, data and results of a different checkout.
 
     Raises:
         UserError: if the script's checkout is not the installed one. The message explains how to install it.
@@ -225,13 +225,13 @@ def add_stamp(parser: argparse.ArgumentParser, default: str | None = "open") -> 
         "--stamp",
         choices=STAMPS,
         default=default,
-        help="bar time that the timestamps in the file refer to (default: open)",
+        help="whether each timestamp in the file marks the open or the close of its bar (default: open)",
     )
     parser.add_argument(
         "--offset",
         type=day_seconds,
         metavar="HH:MM",
-        help="offset of bar opens from the UTC grid, for example 16:00 if days open at 16:00 UTC (default: 00:00)",
+        help="offset of bar opens from the UTC grid, such as 16:00 if daily bars open at 16:00 UTC (default: 00:00)",
     )
 
 
@@ -241,8 +241,8 @@ def add_features(parser: argparse.ArgumentParser, default: str | None = "default
         "--features",
         choices=FEATURE_SET_NAMES,
         default=default,
-        help="feature set: default is stationary and scaled; host is the raw set of the FinRL_Crypto family, in "
-        "dollars, coins and points (default: default)",
+        help="feature set: default for stationary, scaled features; host for the raw features of the FinRL_Crypto "
+        "family, in dollars, coins and points (default: default)",
     )
 
 
@@ -266,7 +266,7 @@ def add_dataset_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def write_dataset(dataset: Dataset, args: argparse.Namespace) -> None:
-    """Write the dataset and its picture to --out, and print its order rules and label."""
+    """Write the dataset and its plot to --out, and print its order rules and label."""
     from market.dataset import save_dataset
     from market.describe import venue_lines
     from market.pictures import quality_picture
@@ -278,7 +278,7 @@ def write_dataset(dataset: Dataset, args: argparse.Namespace) -> None:
 
 
 def with_lookahead_check(dataset: Dataset, bars: pd.DataFrame, tickers: Sequence[str] | None = None) -> Dataset:
-    """Return the dataset with the printed result of its look-ahead check, which takes at most one minute."""
+    """Run the look-ahead check, which takes at most one minute, print its result and return the dataset with it."""
     from tqdm import tqdm
 
     from market.lookahead import checked
@@ -292,14 +292,14 @@ def with_lookahead_check(dataset: Dataset, bars: pd.DataFrame, tickers: Sequence
         try:
             dataset, _ = checked(dataset, bars, tickers, on_run=show)
         except BarsError as error:
-            print(f"look-ahead: not checked, {error}")
+            print(f"look-ahead: not checked ({error})")
             return dataset
     print(dataset.standing.line)
     return dataset
 
 
 def venue_of(path: Path | None) -> Venue:
-    """Return the order rules of --venue, or the built-in Alpaca rules without the flag."""
+    """Return the order rules of --venue, or the built-in Alpaca rules if the flag is not given."""
     from market.venues import ALPACA, load_venue
 
     return ALPACA if path is None else load_venue(path)
@@ -326,7 +326,7 @@ def add_results_dir(parser: argparse.ArgumentParser) -> None:
         "--results-dir",
         type=Path,
         metavar="DIR",
-        help="folder that contains the study's results folder (default: the one the study was run with)",
+        help="parent folder of the study's results (default: the folder that the study was run with)",
     )
 
 
@@ -352,7 +352,7 @@ def add_trial(parser: argparse.ArgumentParser) -> None:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="the study's dataset, verified by its hash (default: the folder the study was run with)",
+        help="the study's dataset, verified by its hash (default: the folder that the study was run with)",
     )
     parser.add_argument("--gpu", type=int, default=-1, metavar="N", help="GPU number, or -1 for the CPU (default: -1)")
 
@@ -370,7 +370,7 @@ def storage_of(args: argparse.Namespace) -> URL:
 
 
 def artifacts_of(args: argparse.Namespace) -> str | None:
-    """Return the URL of --artifacts, or None without the flag."""
+    """Return the URL of --artifacts, or None if the flag is not given."""
     if args.artifacts is None:
         return None
     from train.store.artifact_store import artifacts_url

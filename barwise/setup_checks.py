@@ -1,8 +1,8 @@
-"""Checks that this machine is ready to train. Each finding of a problem includes a remedy.
+"""Checks that this machine is ready to train. Every reported problem comes with a remedy.
 
-The checks also run on a bare Python: third-party packages are imported inside the checks, so a missing package is a
-finding and not a crash. Nothing is installed or changed, except for a temporary file that tests whether a folder is
-writable.
+The checks also run on a bare Python: third-party packages are imported inside the checks, so a missing package is
+reported and does not crash the program. Nothing is installed or changed, except for a temporary file that tests whether
+a folder is writable.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def examine(places: Places) -> list[Finding]:
 
 
 def report(findings: Iterable[Finding]) -> str:
-    """Format each finding with its remedy below it, wrapped to the line width."""
+    """Format each finding, with its remedy on the next lines, wrapped to the line width."""
     lines = []
     for f in findings:
         lines += _wrapped(f"{f.state:<4}  {f.part:<13} ", f.text)

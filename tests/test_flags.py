@@ -93,7 +93,7 @@ def test_another_style_is_found(text):
 @each_program
 def test_a_default_is_said_once_and_in_one_style(command):
     for action in filter(takes_a_value, options_of(command)):
-        text = (action.help or "").replace("default is stationary", "").replace("(default: default)", "(default: )")
+        text = (action.help or "").replace("default for stationary", "").replace("(default: default)", "(default: )")
         assert not says_a_default_otherwise(text), (action.option_strings, text)
         if not action.required and action.default is not None:
             assert "(default: " in text, action.option_strings

@@ -1,4 +1,4 @@
-"""One training run: environment, device, rollouts, checkpoints, evaluation.
+"""One training run: environment, device, rollouts, checkpoints and evaluation.
 
 The packages form layers above `market`. Each layer imports only the layers below it:
 

@@ -1,9 +1,9 @@
-"""Checkpoints of a training run, from which a killed run resumes with bitwise identical results.
+"""Checkpoints of a training run. A killed run resumes from them with bit-identical results.
 
 A checkpoint is one safetensors file with tensors and a JSON header, so nothing in it is executed. It is written
-atomically. A file that is truncated, damaged (one hash covers everything), of another format or of another run is
-rejected with a message that names it. The header contains the run's identity: its settings, environment, data, code and
-torch version.
+atomically. A file that is truncated, damaged (one hash covers everything), in a different format or from a different
+run is rejected with an error that names the file. The header contains the run's identity: its settings, environment,
+data, code and torch version.
 
 Checkpoints are at least `every_s` seconds apart and cost at most 1 % of the run's time. If a checkpoint cannot be
 written, such as on a full disk, a warning is logged and training continues.
@@ -37,18 +37,19 @@ MOST_COST = 0.01  # fraction of the run's time
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names the file and the reason in one line."""
+    """Raised if a checkpoint cannot be used. The message names the file and the reason in one line."""
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Locations of a run's checkpoint and of those that earlier attempts at the same run may have left.
+    """Locations of a run's checkpoint and of checkpoints that earlier attempts at the same run may have left.
 
     Attributes:
         folder: folder of `checkpoint.safetensors`; the run resumes from an existing file.
         earlier: folders of earlier attempts, latest first.
         every_s: shortest time between two checkpoints in seconds; 0 writes one after every update, whatever it costs.
-        on_written: function called with the path to copy a checkpoint elsewhere, at most so often that it costs 1 %.
+        on_written: function called with the path of a new checkpoint, to copy it elsewhere. It is called at most so
+            often that it takes 1 % of the run's time.
     """
 
     folder: Path
@@ -97,7 +98,7 @@ class Keeper:
             write_checkpoint(self.where.path, self.identity, facts, tensors)
         except (OSError, MemoryError) as error:
             if not self.has_warned:
-                log.warning("%s cannot be written (%s): training continues, but a kill would lose more work than usual",
+                log.warning("could not write %s: %s; training continues, but a kill would lose more work than usual",
                             self.where.path, getattr(error, "strerror", None) or error)  # fmt: skip
             self.has_warned = True
         else:
@@ -148,7 +149,8 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, 
     """Return facts and tensors.
 
     Raises:
-        CheckpointError: the file is missing, truncated, damaged, of another format, or of a run with another identity.
+        CheckpointError: the file is missing, truncated or damaged, has a different format, or belongs to a run with a
+            different identity.
     """
     header, tensors = _read(path)
     if header.get("format_version") != FORMAT_VERSION:
@@ -168,7 +170,7 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, 
 
 
 def anywhere(train: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the training settings without the GPU number; the next attempt may use another GPU, but not a CPU."""
+    """Return the training settings without the GPU number; the next attempt may use a different GPU, but not a CPU."""
     rest = {name: value for name, value in train.items() if name not in ("gpu_id", "rocm_settings")}
     return rest | {"on_gpu": train["gpu_id"] >= 0}
 
@@ -184,7 +186,7 @@ def differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[t
 
 
 def copy_policy(source: Path, target: Path, facts: Mapping[str, Any]) -> None:
-    """Copy a policy file with bitwise equal weights and other provenance, such as the trial's number.
+    """Copy a policy file with bit-identical weights and different provenance, such as a different trial number.
 
     Raises:
         PolicyFileError: `source` cannot be used.

@@ -31,8 +31,8 @@ class TrainConfig:
             128. The band needs at least 1000 bars for any `n_envs`; if a segment is shorter, a rollout spans several.
         net_dims: widths of the hidden layers.
         learning_rate: Adam's step size.
-        lr_schedule: "constant" or "linear". A linear rate falls with the share of the budget spent before each rollout,
-            from the full rate for the first update to 1 / n_updates of it for the last.
+        lr_schedule: "constant" or "linear". With "linear", the rate decreases with the share of the budget spent before
+            each rollout, from the full rate in the first update to 1 / n_updates of it in the last.
         gamma: discount factor per bar.
         gae_lambda: lambda of generalized advantage estimation; on-policy.
         clip_range: clipping range of the probability ratio; PPO.
@@ -41,7 +41,7 @@ class TrainConfig:
         max_grad_norm: upper bound of the gradient norm.
         n_epochs: passes over every sample of a rollout; on-policy. Standard A2C uses 1.
         batch_size: samples per gradient step.
-        target_kl: KL divergence after which an update ends with the current epoch; None never ends early. On-policy.
+        target_kl: KL divergence above which an update stops after the current epoch. None never stops early. On-policy.
         adam_eps: Adam's epsilon.
         normalize_observations: normalize observations by running mean and deviation, which are saved with the policy.
         action_std_init_log: log of the initial standard deviation of an action before its tanh; on-policy.
@@ -51,10 +51,10 @@ class TrainConfig:
         matmul_precision: precision of float32 matrix products. "highest" is float32 and "high" is TF32 on GPUs. None
             selects the device's default: "highest" on the CPU, "high" on a GPU.
         observation_store: how a rollout stores observations: as complete "rows", or as account columns plus a bar index
-            ("bars"), for vectorized environments of this project. Both give the same numbers up to rounding. "bars"
-            takes 35 times less memory (7 coins, lookback 4). Its speed for exploring plus updating is 0.97 to 1.02
-            times that of rows with random starts, and 1.06 to 1.33 times if accounts share bars with `start` "first"
-            (12 and 512 environments, widths 128 and 512, one thread). The default is "rows". On-policy.
+            ("bars"), for vectorized environments of this project. Both give the same results up to rounding. "bars"
+            uses 1/35 of the memory (7 coins, lookback 4). Its speed for exploration plus update is 0.97 to 1.02 times
+            that of "rows" with random starts, and 1.06 to 1.33 times if accounts share bars with `start` "first" (12
+            and 512 environments, widths 128 and 512, one thread). The default is "rows". On-policy.
         buffer_size: size of the replay memory in transitions of all environments; smaller if the run has fewer.
             Off-policy.
         updates_per_sample: gradient steps per new sample; off-policy.
@@ -72,9 +72,11 @@ class TrainConfig:
         start: start of training windows: "random", "first", "stratified", or None for the default of the rule set.
         seed: seed of weights, noise, minibatches and starts.
         gpu_id: GPU number; -1 is the CPU.
-        cpu_threads: threads of torch and numba. The default is 1, because more are faster only if idle cores are
-            certain (see `train.device`). Another number changes rounding and therefore results.
-        rocm_settings: apply the unmeasured settings of `train.rocm` on AMD GPUs; ignored on other devices.
+        cpu_threads: number of threads for torch and numba. The default is 1, because additional threads help only if
+            cores are guaranteed to be idle (see `train.device`). A different number changes rounding and therefore the
+            results.
+        rocm_settings: apply the settings of `train.rocm`, which have not been measured, on AMD GPUs. Ignored on other
+            devices.
     """
 
     agent: str = "ppo"
@@ -116,7 +118,7 @@ class TrainConfig:
     rocm_settings: bool = True
 
     def __post_init__(self) -> None:
-        """Reject invalid settings with the setting, its value and the expected range."""
+        """Raise an error that names the setting, its value and the expected range."""
         object.__setattr__(self, "net_dims", tuple(self.net_dims))
         if self.horizon_len == 0 and not isinstance(self.horizon_len, bool):
             object.__setattr__(self, "horizon_len", OWN_HORIZON.get(self.agent, SHORT_HORIZON))

@@ -1,6 +1,6 @@
-"""Set-up of the compute device before its first use.
+"""Setup of the compute device before its first use.
 
-Settings that are made:
+These settings are applied:
 
 * torch's CPU threads are set to `TrainConfig.cpu_threads`, 1 by default. A forward pass of 12 rows is too small to
   share. An update of 128-wide networks gains a factor of 1.4 from a second idle core, but slows down by a factor of 10
@@ -14,17 +14,17 @@ Settings that are made:
 * glibc's allocator keeps freed memory. By default it returns blocks of a minibatch's size to the system and gets them
   back page by page. A gradient step of 2048 samples on 512-wide networks had 4600 page faults and spent 7 to 10 of 57
   ms in the kernel. If freed memory is kept, it has 50 page faults and spends no such time (2-core EPYC, one thread).
-* The settings of `train.rocm` are made on ROCm builds of torch: MIOpen's variables, hipBLASLt, asynchronous copies.
+* The settings of `train.rocm` are applied on ROCm builds of torch: MIOpen's variables, hipBLASLt, asynchronous copies.
   They are the only speed settings that were chosen without a measurement.
 
-Settings that are deliberately not used:
+These settings are deliberately not used:
 
 * cuBLASLt preference: torch already uses it for `addmm` with a bias on supported chips, and its effect on the other
   products of an update could not be measured here.
 * allocator options (expandable segments, split sizes): rollout storage is allocated once and minibatches have one
   size, so memory does not fragment.
 * cuDNN autotuning: there are no convolutions.
-* `numba.set_num_threads`: its first call in a process starts another OpenMP pool, after which the same seed gave
+* `numba.set_num_threads`: its first call in a process starts a second OpenMP pool, after which the same seed gave
   different results (tests/study/test_every_setting_matters.py).
 """
 
@@ -55,7 +55,7 @@ def prepare_device(
 
     Args:
         gpu_id: GPU number; -1 is the CPU.
-        cpu_threads: threads of torch within one operation.
+        cpu_threads: number of torch threads within one operation.
         matmul_precision: precision of float32 products, as in `TrainConfig`.
         rocm_settings: apply the settings of `train.rocm` on ROCm builds of torch.
 
@@ -78,7 +78,7 @@ def prepare_device(
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for later tensors; return True if that is possible here."""
+    """Make glibc keep freed memory for later tensors. Return True if the platform supports this."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Construction of environments of this project and of hosts, vectorized if the constructor allows it."""
+"""Construction of this project's and the hosts' environments, vectorized if the constructor allows it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DROPPABLE = {"seed", "gpu_id", "device", "if_log", "as_numpy"}
 
 
 def env_class_for(n_envs: int) -> type:
-    """Return the scalar class for one environment and the fast vectorized class for several."""
+    """Return the single-account class for one environment and the fast vectorized class for several."""
     return CryptoEnvAlpaca if n_envs == 1 else VectorizedCryptoEnvAlpacaOptimized
 
 

@@ -1,4 +1,4 @@
-"""State of an environment as tensors, read from one environment and restored into another of the same kind.
+"""State of an environment as tensors, which can be restored into a different environment of the same kind.
 
 Random starts need no state, because they follow from the seed, the environment's index and the episode's number.
 """
@@ -20,11 +20,11 @@ BATCHED = (VectorizedCryptoEnvAlpaca, VectorizedCryptoEnvAlpacaOptimized)
 
 
 class EnvStateError(ValueError):
-    """A state does not fit the environment; the message names the tensor."""
+    """Raised if a state does not fit the environment. The message names the tensor."""
 
 
 def has_known_state(env: Any) -> bool:
-    """Return True if the complete state of `env` is known; a derived class may have more, so it does not count."""
+    """Return True if the complete state of `env` is known; False for a derived class, which may have more state."""
     return type(env) in (CryptoEnvAlpaca, *BATCHED)
 
 
@@ -80,7 +80,7 @@ def restore_env(env: Any, stored: Mapping[str, Tensor]) -> None:
 
 
 def use_plain_step(env: Any) -> None:
-    """Switch a fast environment to the plain step; its accounts start again on the same market."""
+    """Switch a fast environment to the plain step. Its accounts restart on the same market."""
     env._asked = env._asked | {"native_step": False}
     env._open_accounts()
 

@@ -1,7 +1,7 @@
 """Deterministic evaluation of policies: every segment is traded from first to last bar in one batch.
 
 Each environment belongs to one pair of policy and segment, and every policy acts on its own rows. The records of a
-policy do not depend on the other policies in the batch; they are bitwise equal.
+policy are bit-identical whatever other policies are in the batch.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class EpisodeRecord:
 
     @property
     def growth(self) -> float:
-        """Log of final over initial equity."""
+        """Log of final equity over initial equity."""
         return float(np.log(max(self.equity[-1], 1e-12) / self.equity[0]))
 
 
@@ -231,8 +231,8 @@ def cropped_config(config: Mapping[str, Any], segments: Sequence[tuple[int, int]
 def joint_act(policies: Sequence[Act], n_rows: Sequence[int], device: torch.device) -> Act:
     """Return one function (N, S) -> (N, A) for policies that own consecutive rows of an observation.
 
-    Every policy multiplies its own rows, as it would alone. A batched product of stacked weights would add in another
-    order, and an action that differs by rounding can fall below a venue's minimum order.
+    Every policy multiplies its own rows, as it would alone. A batched product of stacked weights would add in a
+    different order, and an action that differs by rounding can fall below a venue's minimum order.
 
     Args:
         policies: policies in row order.
@@ -313,7 +313,7 @@ def _trade_plainly(act: Act, env: Any, keep_qty: bool) -> Traded:
 
 
 def _exposure(env: Any, info: Mapping[str, Tensor], state: Tensor, done: Tensor) -> Tensor:
-    """Return the exposure (N,) before any restart; the first column of an observation is the cash."""
+    """Return each account's exposure (N,), measured before it restarts. Cash is the first column of an observation."""
     cash = torch.where(done, info["final_state"][:, 0], state[:, 0]).double()
     if env.params.observation == "relative":
         return 1.0 - cash
@@ -321,7 +321,7 @@ def _exposure(env: Any, info: Mapping[str, Tensor], state: Tensor, done: Tensor)
 
 
 def _coins(env: Any, info: Mapping[str, Tensor], done: Tensor, price: Tensor) -> Tensor:
-    """Return the coins (N, A) before any restart; `price` (N, A) is the price of the bar just traded."""
+    """Return each account's coins (N, A), read before it restarts; `price` (N, A) is from the bar just traded."""
     seen = info["final_state"][:, 1 : 1 + env.action_dim].double()
     if env.params.observation == "relative":
         left = torch.where(price > 0, seen * info["equity"][:, None] / price, 0.0)

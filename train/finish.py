@@ -42,9 +42,9 @@ WORKER_PROGRAM = "train.worker_program"
 def run_study(request: StudyRequest) -> int:
     """Run or continue a study, and return the exit code.
 
-    0: the study has a best trial, and this run ended normally. 1: there is no best trial, or trials failed repeatedly.
-    5: there is no best trial, because the policies stayed in cash (`train.study.eligibility`). 128 + n: stopped by
-    signal n.
+    0: the study has a best trial, and this run finished normally. 1: there is no best trial, or trials failed
+    repeatedly. 5: there is no best trial, because the policies stayed in cash (`train.study.eligibility`). 128 + n:
+    stopped by signal n.
 
     Raises:
         StudyError, DatasetError, SplitError: the request is invalid. Nothing was written.
@@ -70,15 +70,15 @@ def run_study(request: StudyRequest) -> int:
 
 
 def _reached(ending: Ending) -> Ending:
-    """Return the ending of a study that reached its target, whatever happened to its workers."""
+    """Return the ending of a study that reached its target, even if its workers failed."""
     problem = ending.error or ending.repeated_failure
     if problem is not None:
-        logger.warning("%s; the study has all its trials anyway", brief(problem))
+        logger.warning("%s; the study has reached its target number of trials anyway", brief(problem))
     return Ending()
 
 
 def _judge_winner(study: optuna.Study, folder: Path, data: tuple[FoldedData, ...], request: StudyRequest) -> None:
-    """Evaluate the winner on the hold-out, once across all machines, and compute the reference scores."""
+    """Evaluate the winner on the hold-out, once across all machines, and compute the reference strategies."""
     best = best_trial(study)
     if best is not None:
         with study_lock(request.storage, f"hold-out of {study.study_name}"):
@@ -101,7 +101,7 @@ def _conclude(study: optuna.Study, ending: Ending, request: StudyRequest, has_be
         logger.info("to continue: %s", command_text(sys.orig_argv))
         return 128 + ending.signal_number
     if ending.repeated_failure is not None:
-        logger.error("stopped: trials fail repeatedly, the last one with: %s", brief(ending.repeated_failure))
+        logger.error("stopped, because trials fail repeatedly; the last error: %s", brief(ending.repeated_failure))
         return 1
     if ending.error is not None:
         logger.error("stopped: %s", ending.error)
@@ -114,11 +114,11 @@ def _conclude(study: optuna.Study, ending: Ending, request: StudyRequest, has_be
 
 
 def _write_pages(study: optuna.Study, folder: Path) -> bool:
-    """Write summary, picture and report. Return True if there is a best trial."""
+    """Write the summary, the plot and the report. Return True if there is a best trial."""
     for line in (*summary_lines(study), *yardstick_lines(read_yardsticks(study, folder))):
         logger.info("%s", line)
     best = best_trial(study)
     if best is not None:
-        logger.info("picture: %s", plot_study(study, folder, folder / "study.png"))
+        logger.info("plot: %s", plot_study(study, folder, folder / "study.png"))
     report_ended_study(study, folder)
     return best is not None

@@ -13,6 +13,6 @@ def warn_once(logger: logging.Logger, message: str) -> None:
 
 
 def brief(text: str, width: int = 160) -> str:
-    """Return the text on one line, cut at `width` characters."""
+    """Return the text as one line, truncated to `width` characters."""
     line = " ".join(text.split())
     return line if len(line) <= width else f"{line[: width - 4]} ..."

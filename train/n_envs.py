@@ -1,8 +1,8 @@
 """Choice of the number of environments from memory and the length of rollouts.
 
-An update uses `rollout_samples` of all environments together, so more environments leave fewer steps of each per
-update. With few steps, advantages depend on the critic instead of rewards. The number is therefore the largest power of
-two that leaves enough steps.
+An update uses `rollout_samples` samples from all environments together, so with more environments each one contributes
+fewer steps per update. With few steps, advantages depend on the critic instead of the rewards. The number is therefore
+the largest power of two that leaves each environment enough steps.
 
 * On a CPU the cost per step falls to a fraction with a dozen environments, and learning dominates beyond that
   (benchmarks/step.py --scale, benchmarks/trial.py). More environments gain little, so the horizon stays long.
@@ -37,7 +37,7 @@ class Choice:
 def choose_n_envs(
     *, bytes_per_env: int, rollout_bytes: int, free_bytes: int, least_rollout_samples: int, on_gpu: bool
 ) -> Choice:
-    """Return the number of environments for a study; the same arguments give the same number.
+    """Return the number of environments for a study. The same arguments always give the same number.
 
     Args:
         bytes_per_env: account state and buffers of one environment in bytes.
@@ -53,8 +53,9 @@ def choose_n_envs(
     fitting = room // bytes_per_env
     if fitting < 1:
         raise ValueError(
-            f"an environment needs {_size(bytes_per_env)} and the largest rollout {_size(rollout_bytes)}, more than "
-            f"{MOST_MEMORY:.0%} of the free memory ({_size(free_bytes)}); use smaller networks or rollouts"
+            f"one environment ({_size(bytes_per_env)}) and the largest rollout ({_size(rollout_bytes)}) together "
+            f"need more than {MOST_MEMORY:.0%} of the free memory ({_size(free_bytes)}); use smaller networks or "
+            "rollouts"
         )
     horizon = LEAST_HORIZON_GPU if on_gpu else LEAST_HORIZON_CPU
     n_envs = _power_of_two(min(fitting, max(least_rollout_samples // horizon, 1)))

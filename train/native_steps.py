@@ -1,4 +1,4 @@
-"""Results of the first use of each native step on this machine, by step and device."""
+"""Results of the first use of each native step on this machine, grouped by step and device."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Compiled loop that trades policies with the native step, bar by bar (numba, CPU).
 
-`train.evaluator` uses this loop where possible and its own torch loop otherwise. Importing this module fails if numba
-or the folder of the native steps is missing.
+`train.evaluator` uses this loop if possible and its own torch loop otherwise. Importing this module fails if numba or
+the folder of the native steps is missing.
 
 The first layer's product with the features is computed for a chunk of bars at a time, as one matrix product per
 account. The loop then adds the part that depends on the account and steps. With the head "band" only the clamp depends
-on the account. The products of an account have the same rows whatever the other accounts trade, and each row of the
-loop is computed separately. The records of a policy are therefore bitwise independent of the other policies.
+on the account. The matrix products of an account have the same rows whatever the other accounts trade, and the loop
+computes each row separately. The records of a policy are therefore bit-identical whatever other policies trade.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def keep(i: int, w: int, t: int, coins: int, seen: Seen, kept: Kept) -> None:
 
 
 def loop_of(version: int) -> Any:
-    """Return the compiled loop, cached on disk by its version if a folder is writable."""
+    """Return the compiled loop. It is cached on disk under its version if a cache folder is writable."""
 
     def trade_block(
         block: int, first_step: int, n_steps: int, hidden: Array, newest: Array, bars: Array, fillable: Array,

@@ -1,4 +1,4 @@
-"""Settings for AMD GPUs, made before the first use of the device, on ROCm builds of torch only.
+"""Settings for AMD GPUs, applied before the first use of the device, on ROCm builds of torch only.
 
 Unlike all other speed settings of this project, these were not chosen by measurement. `TrainConfig.rocm_settings` and
 the trainer's --no-rocm-settings disable all of them. A variable that is already set in the environment is never
@@ -9,7 +9,7 @@ changed.
   that a user adds. Find mode 1 is MIOpen's NORMAL: it times every solver for a new layer. The cache folders keep the
   results.
 * hipBLASLt as torch's preferred BLAS library for the matrix products of the networks. torch falls back to hipBLAS if
-  hipBLASLt does not support the card. The two libraries add in different orders, so results differ by rounding.
+  hipBLASLt does not support the card. The two libraries sum in different orders, so results differ by rounding.
 * Asynchronous copies from pinned host memory (`drl_agents.host_copies`). The only repeated copy to a GPU is the rollout
   of the scalar environment (`n_envs` 1). Batched environments stay on the device.
 """
@@ -38,9 +38,9 @@ def is_rocm_build() -> bool:
 
 
 def apply_rocm_settings(gpu_id: int, wanted: bool = True, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Make the settings for this process and log in one line which were made and which were left unchanged.
+    """Apply the settings to this process and log in one line which were applied and which were left unchanged.
 
-    Nothing is set on the CPU, on other builds of torch, or if `wanted` is False. A second call has no effect.
+    On the CPU, on builds of torch without ROCm, or if `wanted` is False, nothing is set. A second call has no effect.
 
     Args:
         gpu_id: GPU number; -1 is the CPU.
@@ -67,7 +67,7 @@ def apply_rocm_settings(gpu_id: int, wanted: bool = True, environ: MutableMappin
 
 
 def miopen_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return MIOpen's variables by name; without the cache folders if they cannot be created."""
+    """Return MIOpen's variables by name, without the cache folders if the folders cannot be created."""
     home = environ.get("XDG_CACHE_HOME") or (f"{environ['HOME']}/.cache" if environ.get("HOME") else "")
     folder, chosen = Path(home) / "environment_Alpaca" / "miopen", {"MIOPEN_FIND_MODE": FIND_MODE}
     for name, place in (("MIOPEN_USER_DB_PATH", folder / "db"), ("MIOPEN_CUSTOM_CACHE_DIR", folder / "kernels")):

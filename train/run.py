@@ -57,7 +57,7 @@ KEPT = ("env_steps", "samples_learned", "explore_s", "update_s", "evaluate_s", "
 
 
 class TrainingDiverged(ArithmeticError):  # noqa: N818 - says what happened
-    """A reward, loss or weight is not finite, or all rewards are equal; the message says which, and when."""
+    """Raised if a reward, loss or weight is not finite or all rewards are equal. The message says which, and when."""
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,17 @@ def train_policy(
         train_config: environment config with the training segments.
         env_params: rules and settings of the environment.
         out_dir: folder for `policy_last.safetensors` and `policy_best.safetensors`.
-        validation_config: the same arrays with validation segments; without it the best policy is the last.
+        validation_config: the same arrays with validation segments. Without it, the best policy is the last one.
         metadata: provenance of the data, stored in the policy files.
-        on_progress: function called after every update; an exception that it raises ends the run.
+        on_progress: function called after every update. An exception that it raises stops the run.
         env_kwargs: additional named parameters of the environments, such as fees.
-        env_class: environment class. None selects the scalar class for one environment and the fast vectorized class
-            for several; the band agent always uses the latter.
+        env_class: environment class. None selects the single-account class for one environment and the fast vectorized
+            class for several. The band agent always uses the latter.
         score: function of the validation records; the highest finite score is best.
-        checkpoints: where to save the state of the run, from which a killed run resumes with bitwise equal results.
-            Only on-policy agents are checkpointed, because a replay memory is about a hundred times as large as
-            everything else. Off-policy runs and runs in a host's own environment start again. The caller deletes the
-            checkpoints when it has its result.
+        checkpoints: where to save the state of the run, from which a killed run resumes with bit-identical results.
+            Only on-policy agents are checkpointed, because a replay memory is about a hundred times as large as the
+            rest of a checkpoint. Off-policy runs and runs in a host's own environment restart from the beginning. The
+            caller deletes the checkpoints when it has its result.
 
     Raises:
         TrainingDiverged: a reward, loss or weight is no longer finite.
@@ -162,7 +162,7 @@ def train_policy(
 
 
 def _warn_of_small_budget(settings: TrainConfig) -> None:
-    """Warn about settings that a budget of few rollouts leaves without effect."""
+    """Warn about settings that have no effect because the budget is only a few rollouts."""
     last_rollout = (settings.n_updates - 1) * settings.rollout_len * settings.n_envs
     if last_rollout < settings.fee_ramp * settings.total_env_steps:
         warn_once(
@@ -191,7 +191,8 @@ def run_identity(
 ) -> dict[str, Any]:
     """Return everything that determines the results of a run: policy metadata without the trial number, data and code.
 
-    The data are identified by the caller's `data_sha256`, or else by their arrays, and the code by its text.
+    The data are identified by the caller's `data_sha256` or, without it, by their arrays. The code is identified by its
+    text.
     """
     identity = {name: value for name, value in known.items() if name not in ("trial", "code_version", "stepped_by")}
     identity["settings"] = anywhere(identity["settings"])
@@ -220,7 +221,7 @@ def build_agent(settings: TrainConfig, env: Any) -> AgentBase:
 
 
 def agent_args(settings: TrainConfig, agent_class: type, env: Any) -> Config:
-    """Return `settings` under the names that elegantrl and the agents of this project read."""
+    """Return `settings` under the names that elegantrl and this project's agents read."""
     state_dim = getattr(env, "full_state_dim", env.state_dim)
     sizes = {"state_dim": state_dim, "action_dim": env.action_dim, "if_discrete": False}
     args = Config(agent_class, None, {"env_name": "crypto", "num_envs": settings.n_envs, **sizes})
@@ -359,7 +360,7 @@ class _Run:
         self.history = [Progress(**row | {"losses": tuple(row["losses"])}) for row in facts["history"]]
 
     def _keep_the_step(self, facts: Mapping[str, Any]) -> None:
-        """Continue with the step implementation of the checkpoint, or log that another one replaces it."""
+        """Continue with the checkpoint's step implementation, or log that a different one replaces it."""
         before, now = str(facts["stepped_by"]).rpartition(", ")[2], step_name(self.env)
         if PLAIN_STEP in (before, facts["evaluated_by"]) and self.evaluate is not None:
             self.evaluate.env_kwargs["native_step"] = facts["evaluated_by"] != PLAIN_STEP
@@ -372,8 +373,8 @@ class _Run:
         else:
             self.metadata["stepped_by"] = f"{facts['stepped_by']}, {now}"
             why = getattr(self.env, "why_not_native", None)
-            log.warning("the checkpoint was made with the %s step, which is not available now%s: using the %s step. "
-                        "Results are equal up to rounding, not bitwise", before, f" ({why})" * bool(why),
+            log.warning("the checkpoint was made with the %s step, which is not available now%s; using the %s step. "
+                        "Results are equal up to rounding, but not bit-identical", before, f" ({why})" * bool(why),
                         "plain torch" if now == PLAIN_STEP else now)  # fmt: skip
 
     def _one_update(self, n_updates: int) -> Progress:
@@ -392,7 +393,7 @@ class _Run:
 
     @property
     def cost_factor(self) -> float:
-        """Fraction of fees and slippage that the next rollout pays, given the share of the budget spent before it.
+        """Fraction of fees and slippage that the next rollout pays, given the share of the budget already spent.
 
         The factor depends only on `env_steps`, which is in the checkpoint, so a resumed run pays the same costs.
         """

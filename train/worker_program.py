@@ -35,7 +35,7 @@ class WorkerReporter(Reporter):
 
 
 def main(result_fd: int) -> None:
-    """Execute the orders and write the result. Signals are blocked before and after."""
+    """Execute the orders and write the result. Signals are blocked before and after that."""
     orders: Orders = pickle.load(sys.stdin.buffer)
     set_up_logging(orders.log_level, f"worker {orders.number}: ")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
@@ -64,7 +64,7 @@ def _work(orders: Orders, interruption: Interruption) -> Ending:
 
 
 def _stop_with_parent() -> None:
-    """Stop when standard input closes, because then the parent has ended.
+    """Stop when standard input closes, because the parent process has then exited.
 
     The read bypasses Python's buffer, whose lock would still be held at exit.
     """

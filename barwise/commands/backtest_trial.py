@@ -1,4 +1,4 @@
-"""Backtest a trial over full paths: at several cost levels, and retrained with other seeds."""
+"""Backtest a trial over full paths, at several cost levels and with additional training seeds."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=list(COST_FACTORS),
         metavar="X",
-        help="factors that fees and slippage are multiplied by; 1 is always included (default: 0 1 2 4)",
+        help="factors by which fees and slippage are multiplied; 1 is always included (default: 0 1 2 4)",
     )
     p.add_argument(
         "--seeds",
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="number of other seeds to retrain the settings with on every split (default: 0)",
+        help="number of additional seeds with which the trial's settings are trained again on every split (default: 0)",
     )
     return p  # fmt: skip
 
@@ -94,7 +94,7 @@ def backtest(args: argparse.Namespace) -> int:
 
 
 def train_seeds(trial: StoredTrial, args: argparse.Namespace) -> tuple[list[dict], dict]:
-    """Retrain with other seeds. Return the results by seed and split, and their summary."""
+    """Retrain with additional seeds. Return the results by seed and split, and their summary."""
     from train.findings.reseed import own_rows, retrain, seed_rows, seeds_text, spread_rows
     from train.findings.text_tables import text_table
 
@@ -103,7 +103,7 @@ def train_seeds(trial: StoredTrial, args: argparse.Namespace) -> tuple[list[dict
     spreads = spread_rows(by_seed)
     print(f"\nSeeds (seed 0 is the selected trial; means over the splits)\n{text_table(by_seed, SEED_COLUMNS)}")
     spread = text_table(spreads, SPREAD_COLUMNS) if spreads else ""
-    print(f"\nSpread over the new seeds (population std): {seeds_text(by_seed)}\n{spread}")
+    print(f"\nSpread across the new seeds (population std): {seeds_text(by_seed)}\n{spread}")
     return rows, {"splits": rows, "seeds": by_seed, "spread": spreads}
 
 

@@ -29,8 +29,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=f"{__doc__} Bars are aligned to one UTC time grid and resampled by calendar time. Short gaps are "
         "filled, and longer gaps split the data into segments. The folder is written completely or not at all. A "
-        "look-ahead check of at most one minute rebuilds the dataset from truncated and altered bars: no earlier row "
-        "may change.",
+        "look-ahead check, which takes at most one minute, rebuilds the dataset from truncated and altered bars and "
+        "verifies that no earlier row changes.",
     )
     parser.add_argument(
         "--bars",
@@ -53,9 +53,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=whole_number(0),
         default=DEFAULT_MAX_FILL_BARS,
         metavar="N",
-        help="number of missing bars filled at the start of each gap, with the last close and zero volume; no order "
-        "is filled in them, and a longer gap splits the data. Bars in the file that repeat the last close with zero "
-        "volume also count as filled, without limit (default: %(default)s)",
+        help="maximum number of missing bars to fill at the start of each gap, using the last close and zero volume. "
+        "No orders fill on these bars. A longer gap splits the data. Bars in the file that repeat the last close with "
+        "zero volume are also treated as filled, without a limit (default: %(default)s)",
     )
     add_features(parser)
     parser.add_argument(

@@ -28,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add_artifacts(p, "artifact store: a folder or s3://BUCKET/PREFIX", is_required=True)
     add_storage(p)
-    p.add_argument("--remove", nargs="+", metavar="ID", help="ids of deleted studies whose files are removed")
+    p.add_argument(
+        "--remove", nargs="+", metavar="ID", help="ids of deleted studies; removes their files from the store"
+    )
     return p
 
 
@@ -42,7 +44,7 @@ class Kept:
 
     @property
     def line(self) -> str:
-        """Summary of the study's files, one line."""
+        """One-line summary of the study's files."""
         size, last = sum(file.n_bytes for file in self.files), max(file.changed for file in self.files)
         name = self.name or "(not in this database)"
         return f"{self.uuid}  {name:<30} {len(self.files):>7,} files {size / 2**20:>10,.1f} MiB, last {last:%Y-%m-%d}"

@@ -38,8 +38,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--account", metavar="NAME", help="account to show (default: the one with the latest heartbeat)")
     add_study(p, is_required=False)
     p.add_argument("--refresh", type=float, default=3.0, metavar="SECONDS", help="seconds between updates (default: 3)")
-    p.add_argument("--log", type=Path, metavar="FILE", help=f"log file to show the end of (default: {DEFAULT_LOG})")
-    p.add_argument("--once", action="store_true", help="print one frame and exit; colors only on a terminal")
+    p.add_argument(
+        "--log", type=Path, metavar="FILE", help=f"log file whose last lines are shown (default: {DEFAULT_LOG})"
+    )
+    p.add_argument(
+        "--once", action="store_true", help="print one frame and exit; the output is colored only on a terminal"
+    )
     return p  # fmt: skip
 
 

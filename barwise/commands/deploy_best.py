@@ -43,13 +43,13 @@ def parser() -> argparse.ArgumentParser:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="the study's dataset, verified by its hash (default: the folder the study was run with)",
+        help="the study's dataset, verified by its hash (default: the folder that the study was run with)",
     )
     p.add_argument(
         "--deployments-dir",
         type=Path,
         metavar="DIR",
-        help="folder of all deployments (default: deployments in the repository)",
+        help="folder that contains all deployments (default: deployments in the repository)",
     )
     p.add_argument(
         "--interval", type=float, default=300.0, metavar="SECONDS", help="seconds between checks (default: 300)"
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "--min-trials",
         type=whole_number(1),
         metavar="N",
-        help="finished trials a study needs before its winner is evaluated (default: the study's --n-trials)",
+        help="number of finished trials required before the winner is evaluated (default: the study's --n-trials)",
     )
     p.add_argument(
         "--while-running",
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="seed of the refit, added to the study's seed (default: 0)",
+        help="seed for the refit, added to the study's seed (default: 0)",
     )
     p.add_argument("--gpu", type=int, default=-1, metavar="N", help="GPU number, or -1 for the CPU (default: -1)")
     add_gates(p)
@@ -99,7 +99,7 @@ def add_gates(p: argparse.ArgumentParser) -> None:
         type=float,
         default=LEAST_CONFIDENCE,
         metavar="P",
-        help="minimum deflated Sharpe ratio of the winner's alpha returns, a probability; 0 only reports it "
+        help="minimum deflated Sharpe ratio of the winner's alpha returns, from 0 to 1; with 0 it is only reported "
         f"(default: {LEAST_CONFIDENCE:g})",
     )
     p.add_argument(
@@ -132,11 +132,11 @@ def add_gates(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept a dataset without a look-ahead check of its features; the deployment is marked UNPROVEN",
     )
-    p.add_argument("--allow-synthetic", action="store_true", help="accept a study of a synthetic market")
+    p.add_argument("--allow-synthetic", action="store_true", help="accept a study on a synthetic market")
     p.add_argument(
         "--replace-other",
         action="store_true",
-        help="replace a deployment of different coins, features or bars, although the two cannot be compared",
+        help="replace a deployment for different coins, features or bars, although the two cannot be compared",
     )
 
 

@@ -20,14 +20,14 @@ def parser() -> argparse.ArgumentParser:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="dataset folder, or folder of datasets (default: data in the repository)",
+        help="dataset folder, or a folder that contains datasets (default: data in the repository)",
     )
     add_storage(p)
     return p  # fmt: skip
 
 
 def check(args: argparse.Namespace) -> int:
-    """Run the checks, print the findings, and return 1 if a finding is BAD, otherwise 0."""
+    """Run the checks, print the findings, and return 1 if a finding is BAD and 0 otherwise."""
     storage = args.storage or f"sqlite:///{home() / DEFAULT_STORAGE.removeprefix('sqlite:///')}"
     findings = examine(Places(home(), here(args.data_dir), storage, Path.cwd()))
     print(report(findings))

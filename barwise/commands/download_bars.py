@@ -60,7 +60,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="cache folder for complete months, so that an interrupted download resumes and later runs download only "
         "new months (default: data/cache in the repository)",
     )
-    keep.add_argument("--no-cache", action="store_true", default=None, help="neither read nor write the cache")
+    keep.add_argument("--no-cache", action="store_true", default=None, help="do not read or write the cache")
     parser.add_argument(
         "--bars", nargs="+", type=Path, metavar="FILE", help="bar files for --source file: .parquet, .csv or .csv.gz"
     )
@@ -77,7 +77,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def period_of(args: argparse.Namespace) -> Period:
-    """Return the requested period. The end defaults to the last UTC midnight, for Binance to the start of the month."""
+    """Return the requested period. The end defaults to the last UTC midnight (Binance: to the start of the month)."""
     from market.sources.periods import Period
 
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

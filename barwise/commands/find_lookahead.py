@@ -27,11 +27,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=f"{__doc__} With --bars, the dataset is rebuilt with the bars after each cut removed or altered. "
-        "Every earlier row must stay identical to the last bit. With --data-dir, a policy trades part of the dataset "
-        "in all three environments, then again with later rows altered or removed. Both modes also correlate every "
-        "column with bars up to 2,048 steps later; a correlation is evidence, not proof. --record and --declare write "
-        "the results that a deployment requires to the dataset's manifest. Exit codes: 0 clean; 1 look-ahead found "
-        "(first line of the output); 2 wrong command line, or data that cannot be analyzed.",
+        "Every earlier row must remain bit-identical. With --data-dir, a policy trades part of the dataset in all "
+        "three environments, then again with later rows altered or removed. Both modes also correlate every column "
+        "with bars up to 2,048 steps later; a correlation is evidence, not proof. --record and --declare write "
+        "the results that a deployment requires to the dataset's manifest. Exit codes: 0 if no look-ahead was found; "
+        "1 if look-ahead was found (the first line of the output reports it); 2 if the command line is invalid or the "
+        "data cannot be analyzed.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--bars", type=Path, metavar="FILE", help="bar file to check: .parquet, .csv or .csv.gz")
@@ -41,7 +42,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         help="with --bars: dataset built from these bars. It is rebuilt with the settings in its manifest and must be "
-        "identical to the last bit. The result is stored in its manifest",
+        "bit-identical. The result is stored in its manifest",
     )
     parser.add_argument(
         "--declare",
@@ -59,7 +60,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--max-fill-bars",
         type=whole_number(0),
         metavar="N",
-        help=f"number of missing bars filled per gap, as in build_dataset.py (default: {DEFAULT_MAX_FILL_BARS})",
+        help=f"number of missing bars to fill per gap, as in build_dataset.py (default: {DEFAULT_MAX_FILL_BARS})",
     )
     parser.add_argument(
         "--policy",
@@ -72,10 +73,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--steps",
         type=whole_number(3),
         metavar="N",
-        help=f"number of steps traded (default: {DEFAULT_STEPS})",
+        help=f"number of steps to trade (default: {DEFAULT_STEPS})",
     )
     parser.add_argument(
-        "--cuts", type=whole_number(1), default=8, metavar="N", help="number of cuts (default: %(default)s)"
+        "--cuts", type=whole_number(1), default=8, metavar="N", help="number of cut points (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=whole_number(0), default=0, metavar="N", help="random seed (default: %(default)s)"
@@ -93,13 +94,15 @@ def refuse_misfits(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
             parser.error(f"--{name.replace('_', '-')} does not apply to {used}; omit it")
     for name in BUILD if args.record else ():
         if getattr(args, name) is not None:
-            parser.error(f"--{name.replace('_', '-')} does not apply to --record, whose manifest sets it; omit it")
+            parser.error(
+                f"--{name.replace('_', '-')} does not apply to --record, because the manifest sets it; omit it"
+            )
     if (args.declare is None) != (args.by is None) or (args.declare is None) != (args.why is None):
         parser.error("--declare COLUMN, --by NAME and --why TEXT must be given together")
 
 
 def lines_of_bars(args: argparse.Namespace) -> Iterator[str]:
-    """Yield the findings, each prefixed with `!`, and then the report. Write the result to the --record dataset."""
+    """Yield the findings, each prefixed with `!`, and then the report. Store the result in the --record dataset."""
     from tqdm import tqdm
 
     from market.bars.candles import read_bars

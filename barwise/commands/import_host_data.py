@@ -1,4 +1,4 @@
-"""Build a dataset folder from the price_array, tech_array and time_array pickles of a host, without running code."""
+"""Build a dataset folder from a host's price_array, tech_array and time_array pickles, without executing their code."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ from market.names import TIMEFRAME_SECONDS, timeframe_seconds
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} Open times of the host's bars become close times. A time step longer than one bar "
-        "splits the data. Features keep the host's values and are named BTC:column_0 and so on. Columns that "
+        description=f"{__doc__} The host's bar open times are converted to close times. A time step longer than one "
+        "bar splits the data. Features keep the host's values and are named BTC:column_0 and so on. Columns that "
         "correlate with later bars are reported and must be declared before a deployment (lookahead.py --declare).",
     )
-    parser.add_argument("--host-folder", type=Path, required=True, metavar="DIR", help="folder with the pickle files")
+    parser.add_argument(
+        "--host-folder", type=Path, required=True, metavar="DIR", help="folder that contains the pickle files"
+    )
     parser.add_argument(
         "--tickers",
         nargs="+",
         required=True,
         metavar="TICKER",
-        help="coins of the price columns in the host's order, which the files do not store",
+        help="coin of each price column, in the host's order (the files do not store it)",
     )
     parser.add_argument(
-        "--timeframe", choices=TIMEFRAME_SECONDS, required=True, help="bar length, which the files do not store"
+        "--timeframe", choices=TIMEFRAME_SECONDS, required=True, help="bar length (the files do not store it)"
     )
     parser.add_argument(
         "--start",
@@ -51,7 +53,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=whole_number(0),
         default=WARMUP_BARS,
         metavar="N",
-        help="number of past bars that the features use, which sets the purge length (default: %(default)s)",
+        help="number of past bars that the features depend on; it determines the purge length (default: %(default)s)",
     )
     parser.add_argument("--synthetic", action="store_true", help="label the dataset as synthetic")
     add_venue(parser)

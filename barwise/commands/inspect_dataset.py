@@ -31,7 +31,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def picture_path(args: argparse.Namespace) -> Path | None:
-    """Return the path of the picture, or None with --no-picture.
+    """Return the path of the plot, or None with --no-picture.
 
     Raises:
         DatasetError: if --out is not a PNG file in an existing folder, or is inside the dataset folder.
@@ -74,7 +74,7 @@ def described(dataset: Dataset, folder: Path) -> Iterator[str]:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Verify the dataset, print its summary and draw its picture."""
+    """Verify the dataset, print its summary and draw its plot."""
     from market.dataset import load_dataset
     from market.files import write_whole
     from market.pictures import dataset_picture

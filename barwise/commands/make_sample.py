@@ -38,13 +38,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f"usable bars per coin (default: {MOST_BARS} bars or {MOST_YEARS} years, whichever is less)",
     )
     add_features(parser)
-    parser.add_argument("--no-signal", action="store_true", help="omit the planted signal: nothing can be learned")
+    parser.add_argument(
+        "--no-signal", action="store_true", help="omit the planted signal, so that there is nothing to learn"
+    )
     parser.add_argument(
         "--seed",
         type=whole_number(0),
         default=DEMONSTRATION_SEED,
         metavar="N",
-        help="seed of the market (default: %(default)s, which makes the return of equal weight small)",
+        help="seed for the market (default: %(default)s, with which an equal-weight portfolio earns little)",
     )
     add_venue(parser)
     add_dataset_folder(parser)

@@ -58,9 +58,9 @@ def add_learner(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--agent",
         choices=AGENTS,
-        help="learning algorithm, which determines the search space. band: outputs a band of weights per coin and is "
-        "trained by exact gradients through the account. ppo: outputs orders and is trained by PPO (default: the "
-        f"study's own agent; {DEFAULT_AGENT} for a new study)",
+        help="learning algorithm, which determines the search space. band: outputs a band of weights for each coin and "
+        "is trained with exact gradients through the account. ppo: outputs orders and is trained with PPO (default: "
+        f"the agent of the existing study; {DEFAULT_AGENT} for a new study)",
     )
     p.add_argument(
         "--break-step",
@@ -74,9 +74,11 @@ def add_learner(p: argparse.ArgumentParser) -> None:
         metavar="BARS",
         help="maximum length of a training episode in bars (default: part of the search space)",
     )
-    p.add_argument("--use-best-ranges", action="store_true", help="search narrow ranges around known good values")
     p.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the sampler and of all training runs (default: 0)"
+        "--use-best-ranges", action="store_true", help="search narrower ranges around values known to work well"
+    )
+    p.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed for the sampler and all training runs (default: 0)"
     )
 
 
@@ -93,8 +95,8 @@ def add_machine(p: argparse.ArgumentParser) -> None:
         "--no-rocm-settings",
         action="store_false",
         dest="rocm_settings",
-        help="on an AMD GPU, keep the current settings of MIOpen, of torch's BLAS library and of copies to the GPU. "
-        "By default, all settings that your environment leaves unset are tuned (docs/scaling.md)",
+        help="on an AMD GPU, keep the current settings of MIOpen, torch's BLAS library and host-to-GPU copies. By "
+        "default, the trainer changes every setting that your environment leaves unset (docs/scaling.md)",
     )
     p.add_argument(
         "--workers",
@@ -109,27 +111,32 @@ def add_machine(p: argparse.ArgumentParser) -> None:
         type=number_or_auto,
         default=1,
         metavar="N",
-        help="number of environments stepped together (default: 1). With 1, PPO uses the scalar environment. auto: "
-        "the study's own number; for a new study 12 with band, and with ppo as many as the memory, the device and the "
-        "smallest rollout allow. A study keeps its number of environments",
+        help="number of environments stepped together (default: 1). With 1, PPO uses the single-account "
+        "environment class. auto: the number of the existing study; for a new study, 12 with band, and with ppo as "
+        "many as the memory, the device and the smallest rollout allow. The number is fixed for each study",
     )
 
 
 def add_places(p: argparse.ArgumentParser) -> None:
     """Add the flags of the dataset, the database and the results."""
-    p.add_argument("--timeframe", choices=TIMEFRAMES, help="bar length (default: 5m, or the one of --data-dir)")
+    p.add_argument("--timeframe", choices=TIMEFRAMES, help="bar length (default: that of --data-dir, or 5m)")
     p.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="dataset, or folder of datasets named by timeframe (default: data/<timeframe>)",
+        help="dataset folder, or a folder of datasets named by timeframe (default: data/<timeframe>)",
     )
     p.add_argument("--tickers", nargs="+", metavar="TICKER", help="coins of the dataset to trade (default: all)")
     p.add_argument(
         "--study-name", "--study", metavar="NAME", help="name of the study (default: cappuccino_<timeframe>)"
     )
     add_storage(p)
-    p.add_argument("--results-dir", type=Path, metavar="DIR", help="folder of all results (default: train_results)")
+    p.add_argument(
+        "--results-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder that contains the results of all studies (default: train_results)",
+    )
     add_artifacts(
         p,
         "artifact store that shares the study's files between machines without a common --results-dir: a folder or "
@@ -159,7 +166,7 @@ def add_judgement(p: argparse.ArgumentParser) -> None:
         type=float,
         default=MAX_DRAWDOWN,
         metavar="FRACTION",
-        help="maximum drawdown of an eligible trial on any split, as a fraction; 1 disables the limit "
+        help="maximum drawdown on any split for a trial to be eligible, as a fraction; 1 disables the limit "
         f"(default: {MAX_DRAWDOWN})",
     )
     p.add_argument(
@@ -167,7 +174,7 @@ def add_judgement(p: argparse.ArgumentParser) -> None:
         type=int,
         default=MIN_TRADES,
         metavar="N",
-        help=f"minimum number of trades of an eligible trial on every split (default: {MIN_TRADES})",
+        help=f"minimum number of trades on every split for a trial to be eligible (default: {MIN_TRADES})",
     )
     p.add_argument(
         "--timeout",
@@ -183,7 +190,7 @@ def add_splits(p: argparse.ArgumentParser) -> None:
         "--mode",
         choices=MODES,
         default="standard",
-        help="kind of splits. standard: combinatorial purged splits. rolling: walk-forward splits that train on the "
+        help="type of splits. standard: combinatorial purged splits. rolling: walk-forward splits that train on the "
         "two folds before the test fold. expanding: walk-forward splits that train on all folds before the test fold. "
         "kfold: purged k-fold splits that train on all other folds. multi-timeframe: standard splits, with the "
         "timeframe as a hyperparameter; the datasets are the <timeframe> folders next to --data-dir, limited to their "

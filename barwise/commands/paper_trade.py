@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--once", action="store_true", help="trade one bar and exit")
     what.add_argument("--status", action="store_true", help="print the state of the running trader and exit")
     what.add_argument("--stop", action="store_true", help="stop the trader and keep its positions")
-    what.add_argument("--flatten", action="store_true", help="sell all coins of the trader now and halt it")
+    what.add_argument("--flatten", action="store_true", help="sell all of the trader's coins now and halt it")
     what.add_argument(
         "--verify",
         type=Path,
@@ -58,15 +58,19 @@ def parser() -> argparse.ArgumentParser:
         "--deployments-dir",
         type=Path,
         metavar="DIR",
-        help="folder of all deployments (default: deployments in the repository)",
+        help="folder that contains all deployments (default: deployments in the repository)",
     )
     p.add_argument(
         "--trading-dir",
         type=Path,
         metavar="DIR",
-        help="folder of journals and trader states (default: trading in the repository)",
+        help="folder that contains the journals and trader states (default: trading in the repository)",
     )
-    p.add_argument("--allow-unproven", action="store_true", help="on paper: trade a deployment that waived a gate")
+    p.add_argument(
+        "--allow-unproven",
+        action="store_true",
+        help="in paper trading: accept a deployment for which a gate was waived",
+    )
     p.add_argument("--resume", action="store_true", help="return to ACTIVE from REDUCING or HALTED")
     p.add_argument(
         "--adopt",
@@ -88,14 +92,16 @@ def add_replay(g: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="dataset to replay (default: the dataset in data/ that contains the deployment's hold-out)",
     )
-    g.add_argument("--all-bars", action="store_true", help="replay the whole dataset, marked IN-SAMPLE")
+    g.add_argument("--all-bars", action="store_true", help="replay the whole dataset; the results are marked IN-SAMPLE")
     g.add_argument("--pace", type=factor, default=0.0, metavar="SECONDS", help="seconds between bars (default: 0)")
     g.add_argument(
         "--faults",
         metavar="KIND,...",
-        help=f"simulated venue faults, drawn with --seed: {', '.join(TRADING_FAULTS)} (default: none)",
+        help=f"venue faults to simulate, drawn at random with --seed: {', '.join(TRADING_FAULTS)} (default: none)",
     )
-    g.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="seed of the faults (default: 0)")
+    g.add_argument(
+        "--seed", type=whole_number(0), default=0, metavar="N", help="seed for the simulated faults (default: 0)"
+    )
 
 
 def add_venue(g: argparse._ArgumentGroup) -> None:
@@ -105,7 +111,7 @@ def add_venue(g: argparse._ArgumentGroup) -> None:
     g.add_argument(
         "--paper-url", default=PAPER_URL, metavar="URL", help=f"URL of the paper account (default: {PAPER_URL})"
     )
-    g.add_argument("--data-url", metavar="URL", help="URL of the bars and quotes (default: Alpaca's server)")
+    g.add_argument("--data-url", metavar="URL", help="URL of the server for bars and quotes (default: Alpaca's server)")
     g.add_argument("--capital", type=Decimal, metavar="USD", help="amount of cash to trade with (default: all cash)")
     g.add_argument(
         "--send-at-once",
@@ -127,7 +133,9 @@ def add_venue(g: argparse._ArgumentGroup) -> None:
         help="maximum wait for a coin's bar after its close (default: 20)",
     )
     g.add_argument(
-        "--alert-command", metavar="CMD", help="command to run at each state change, with one line of text as argument"
+        "--alert-command",
+        metavar="CMD",
+        help="command to run at each state change, with one line of text as its argument",
     )
 
 
@@ -186,7 +194,7 @@ def request(args: argparse.Namespace) -> Request:
 
 
 def draw_page(folder: Path, day: date | None) -> Path:
-    """Write the page of a day, or of the last bar's day if `day` is None, and return its path."""
+    """Write the daily page for `day` (None: the day of the last bar) and return its path."""
     from paper_trading.day_page import write_day
 
     return write_day(folder, day)

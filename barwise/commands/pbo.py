@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(2),
         default=N_BLOCKS,
         metavar="S",
-        help=f"number of blocks that the bars are divided into, even and at most 20 (default: {N_BLOCKS})",
+        help=f"number of blocks into which the bars are divided; even, at most 20 (default: {N_BLOCKS})",
     )
     p.add_argument(
         "--least-trials",

@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def draw(args: argparse.Namespace) -> None:
-    """Plot the study and print the path of the picture."""
+    """Plot the study and print the path of the plot."""
     from train.report.picture import plot_study
 
     stored = stored_study(args)

@@ -21,7 +21,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     variables = ", or ".join(" and ".join(names) for names in KEY_VARIABLES)
     parser = argparse.ArgumentParser(
         description=f"{__doc__} API keys are read from the environment ({variables}) and sent only to the paper "
-        f"account's server ({PAPER_URL}). No order is placed. The server does not report fees and the minimum "
+        f"account's server ({PAPER_URL}). No order is placed. The server does not report fees or the minimum "
         "notional, so these are copied from the file being replaced or from the built-in table.",
         epilog="To use the file, pass it to build_dataset.py or make_sample.py with --venue FILE.",
     )
@@ -31,7 +31,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         required=True,
         metavar="FILE",
         help="JSON file to write, for example data/venues/alpaca.json; an existing table of Alpaca's rules is compared "
-        "and replaced, any other file is refused",
+        "and replaced; any other existing file is rejected",
     )
     return parser.parse_args(argv)
 
@@ -57,7 +57,7 @@ def refresh(args: argparse.Namespace) -> None:
 
 
 def known_rules(path: Path) -> tuple[Venue, str]:
-    """Return the table in the file and its name, or the built-in table if the file does not exist.
+    """Return the table in the file and the file's name, or the built-in table if the file does not exist.
 
     Raises:
         VenueError: if the file is not a table of Alpaca's rules.
@@ -69,9 +69,11 @@ def known_rules(path: Path) -> tuple[Venue, str]:
     try:
         known = load_venue(path)
     except VenueError as error:
-        raise VenueError(f"--out {str(error).partition(';')[0]}; move it elsewhere, or choose another file") from error
+        raise VenueError(
+            f"--out {str(error).partition(';')[0]}; move it elsewhere, or choose a different file"
+        ) from error
     if known.name != ALPACA.name:
-        raise VenueError(f"--out {path}: contains the rules of {known.name}; choose another file")
+        raise VenueError(f"--out {path}: contains the rules of {known.name}; choose a different file")
     return known, str(path)
 
 

@@ -44,10 +44,10 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(0),
         default=RANDOM_DRAWS,
         metavar="K",
-        help="number of accounts with random orders per split; 0 for none (default: 100)",
+        help="number of random-order accounts per split; 0 disables them (default: 100)",
     )
     p.add_argument(
-        "--seed", type=whole_number(0), default=0, metavar="N", help="seed of the random orders (default: 0)"
+        "--seed", type=whole_number(0), default=0, metavar="N", help="seed for the random orders (default: 0)"
     )
     return p  # fmt: skip
 

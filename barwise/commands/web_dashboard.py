@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
         "--artifact-dir",
         type=Path,
         metavar="DIR",
-        help="folder with the trials' pictures (default: the study's artifact store, or artifacts in its results "
-        "folder)",
+        help="folder that contains the trials' plots (default: the study's artifact store, or the folder artifacts "
+        "next to its results)",
     )
     return p  # fmt: skip
 
@@ -84,7 +84,7 @@ def listen(port: int) -> Server:
 
 
 def artifact_dir(snapshot: Snapshot, given: Path | None, results_dir: Path | None = None) -> Path:
-    """Return the folder of the trials' pictures.
+    """Return the folder that contains the trials' plots.
 
     Raises:
         StudyError: if --artifact-dir does not exist.
@@ -119,14 +119,14 @@ def serve(args: argparse.Namespace) -> None:
         pages = wsgi(storage, artifact_store=in_store or FileSystemArtifactStore(folder))
         server.set_app(only_local(accessible(pages)))
         if in_store is None and not folder.is_dir():
-            print(f"no trial pictures: folder {folder} does not exist")
+            print(f"no trial plots: folder {folder} does not exist")
         page = f"http://{HOST}:{args.port}/dashboard/studies/{snapshot.study_id}"
         print(f"study {snapshot.name}: {page}   (Ctrl-C to stop)", flush=True)
         server.serve_forever()
 
 
 def only_local(app: WSGIApplication) -> WSGIApplication:
-    """Wrap an application to refuse requests from pages of other sites in a local browser.
+    """Wrap an application so that it rejects requests from other sites' pages in a local browser.
 
     The Host header reveals a foreign name that resolves to 127.0.0.1 (DNS rebinding), and the Origin header reveals a
     foreign page. The port is not checked, because it may belong to an SSH tunnel.

@@ -22,7 +22,7 @@ http://127.0.0.1:8080 until Ctrl-C. The pages show values, hyperparameters and t
   --study-name NAME   study whose page is printed at the start (default: the newest)
   --storage URL       study database: sqlite:///FILE or postgresql://USER@HOST/NAME
                       (default: databases/optuna_cappuccino.db in the repository)
-  --artifact-dir DIR  folder with the trials' pictures (default: artifacts in the study's results folder)
+  --artifact-dir DIR  folder that contains the trials' plots (default: the folder artifacts next to the study's results)
   --help              print this text
 
 To connect from another machine, run ssh -L 8080:127.0.0.1:8080 HOST there. The server only accepts local connections,

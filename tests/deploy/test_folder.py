@@ -159,7 +159,7 @@ def test_a_promise_that_cannot_be_kept_is_dropped_and_said(deployments, caplog):
     deployments.log.append("accepted", deployment="b", previous="a")
     with deployments.locked():
         assert deployments.current().name == "a"
-    assert "accepted of b could not be completed" in caplog.text
+    assert "could not complete the interrupted change to b" in caplog.text
     assert [e["event"] for e in deployments.log.read()][-1] == "broken"
     install(deployments.folder, "c", 2)
     assert deployments.current().name == "c"
@@ -202,7 +202,7 @@ def test_one_process_judges_at_a_time_and_a_kill_lets_the_next_one_in(deployment
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "in\n"
         with (
-            pytest.raises(BusyError, match=rf"another process \(pid {other.pid}\) already judges"),
+            pytest.raises(BusyError, match=rf"another process \(pid {other.pid}\) is already judging"),
             deployments.watched(),
         ):
             pass

@@ -230,9 +230,9 @@ def test_other_bars_in_place_of_the_held_out_ones_are_refused(planted, noise_stu
     same += ("feature_set", "warmup_bars", "quality", "venue")
     altered = make_dataset(price=price, **{name: getattr(market, name) for name in same})
     save_dataset(altered, planted.root / "altered" / "5m")
-    with pytest.raises(StudyError, match="not the ones that the study held out"):
+    with pytest.raises(StudyError, match="differ from those that the study held out"):
         planted.look(data_dir=planted.root / "altered" / "5m")
-    with pytest.raises(StudyError, match="is not the data of study planted"):
+    with pytest.raises(StudyError, match="does not contain the data of study planted"):
         planted.look(data_dir=noise_study.data_dir)
     assert planted.events() == []
 

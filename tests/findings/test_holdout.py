@@ -119,7 +119,7 @@ def test_other_prices_and_features_in_the_holdout_change_no_trial(market, data, 
     clean, other = (read_equity(tmp_path / name / "equity.npz") for name in ("clean", "poisoned"))
     assert all(np.array_equal(clean[key], other[key]) for key in clean)
     known = {"5m": data.holdout}
-    with pytest.raises(StudyError, match="not the ones that the study held out"):
+    with pytest.raises(StudyError, match="differ from those that the study held out"):
         load_holdout(tmp_path / "5m", None, None, PLAN, known)
 
 
@@ -212,12 +212,12 @@ def test_a_second_scoring_reads_and_another_winner_is_refused(study, rows, train
     assert score_holdout(study, tmp_path, rows, 4, policies, env) == first
     with pytest.raises(StudyError, match="scored for trial 4; scoring trial 5"):
         score_holdout(study, tmp_path, rows, 5, policies, env)
-    with pytest.raises(StudyError, match="other policies of trial 4"):
+    with pytest.raises(StudyError, match="different policies of trial 4"):
         score_holdout(study, tmp_path, rows, 4, policies[:1], env)
     assert (tmp_path / "holdout.json").stat().st_mtime_ns == written
     # Neither a lost file nor a lost mark in the database gives a second look.
     (tmp_path / "holdout.json").unlink()
-    with pytest.raises(StudyError, match="scoring trial 5 would be selection"):
+    with pytest.raises(StudyError, match="scoring trial 5 too would be selection"):
         score_holdout(study, tmp_path, rows, 5, policies, env)
     assert read_record(tmp_path / "holdout.json", HoldoutScore) == first
     other = optuna.create_study(study_name="s")
@@ -315,7 +315,7 @@ def test_the_winner_is_scored_once_and_a_failure_is_only_logged(data, rows, trai
     arguments = (tmp_path, [data])
     score_winner(study, best, *arguments, lambda: {"5m": rows}, -1)
     missing = f"{tmp_path}/trial_0/settings.json: cannot be read (No such file or directory)"
-    assert caplog.messages[-1].startswith(f"hold-out: not scored: StudyError: {missing}")
+    assert caplog.messages[-1].startswith(f"hold-out: could not be scored: StudyError: {missing}")
     assert "it has not been checked on the hold-out yet" in selection_text(study)
     for k, path in enumerate(trained[1]):
         target = split_folder(tmp_path, 0, k) / BEST_POLICY

@@ -75,7 +75,7 @@ def test_every_split_of_the_trial_has_the_figures_that_the_study_wrote(trial, by
             for name, value in kept[part].items():
                 assert value is None or getattr(ours, name) == value, (fold, part, name)
         assert kept["agent"]["trades"] > 0
-    assert recorded_text(trial, by_fold) == "every account equals the study's own record to the last bit"
+    assert recorded_text(trial, by_fold) == "every account is bit-identical to the study's own record"
 
 
 def test_an_account_that_differs_from_the_record_is_told(trial, by_fold):
@@ -88,7 +88,7 @@ def test_an_account_that_differs_from_the_record_is_told(trial, by_fold):
     ([10.0, 9.0, 0.0, 0.0], "differ from the study's own record by up to 4.0e-04 of the initial capital (diff"),
     ([10.0, np.nan, 0.0, 0.0], "differ from the study's own record by up to inf of the initial capital (diff"),
     ([10.0, 5.0, 0.0, 1e-9], "differ from the study's own record by up to 1.0e-13 of the initial capital (rounding"),
-    ([10.0, 5.0, 0.0, 0.0], "every account equals the study's own record to the last bit"),
+    ([10.0, 5.0, 0.0, 0.0], "every account is bit-identical to the study's own record"),
 ])  # fmt: skip
 def test_accounts_at_nothing_are_compared_too(trial, by_fold, tmp_path, now, words):
     def ruined(equity):
@@ -298,13 +298,15 @@ def test_a_folder_of_several_timeframes_is_read_as_it_was_for_training(tmp_path)
     stored = open_stored(url, "hourly", None)
     for folder in (tmp_path / "data", tmp_path / "data" / "1h"):
         assert read_trial(stored, "0", folder).data.timeframe == "1h"
-    with pytest.raises(StudyError, match=r"data/5m is not the data of study hourly: 1h is missing"):
+    with pytest.raises(StudyError, match=r"data/5m does not contain the data of study hourly: 1h is missing"):
         read_trial(stored, "0", tmp_path / "data" / "5m")
 
 
 def test_other_data_is_refused_by_name(stored, tmp_path):
     save_dataset(synthetic_dataset("5m", 3000, TICKERS, seed=2), tmp_path / "5m")
-    with pytest.raises(StudyError, match=r"5m is not the data of study tiny: .* pass --data-dir with SYNTHETIC 5m"):
+    with pytest.raises(
+        StudyError, match=r"5m does not contain the data of study tiny: .* --data-dir that contains SYNTHETIC 5m"
+    ):
         read_trial(stored, "best", tmp_path / "5m")
 
 

@@ -141,5 +141,5 @@ def test_a_failure_is_logged_and_raises_nothing(folded, tmp_path, monkeypatch, c
     study, folder = new_study(tmp_path, folded)
     monkeypatch.setattr(yardsticks, "compute", lambda *_: (_ for _ in ()).throw(MemoryError()))
     write_yardsticks(study, folder, [folded], None)
-    assert "reference strategies: not computed: MemoryError" in caplog.text
+    assert "could not compute the reference strategies: MemoryError" in caplog.text
     assert not (folder / "yardsticks.json").exists()

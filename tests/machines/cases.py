@@ -260,7 +260,7 @@ def cases() -> Iterator[Case]:
     yield in_world("the server is replaced by an earlier copy", 2, 16, restored)
     yield in_world("a machine joins late", 2, 30, joins_late)
     yield in_world("other data on one machine", 2, 2, partial(refused, "data", "differs in its data_sha256"))
-    yield in_world("other code on one machine", 2, 6, partial(refused, "code", "runs other code"))
+    yield in_world("other code on one machine", 2, 6, partial(refused, "code", "runs different code"))
     yield in_world("the artifact store is lost in an upload", 2, 8, partial(away_in_upload, "alone"), has_bucket=True)
     yield in_world("the artifact store is lost in an upload, and the database", 2, 8,
                    partial(away_in_upload, "and the database"), has_bucket=True)  # fmt: skip

@@ -90,7 +90,7 @@ def test_too_few_bars_for_a_cut_are_said_and_the_dataset_is_written(tmp_path, ca
     write_bars(sample_bars("5m", 256 + 32, COINS, seed=2), tmp_path / "bars.csv")
     dataset, _ = build(tmp_path / "bars.csv")
     assert dataset.standing.kind == UNCHECKED
-    assert "look-ahead: not checked, no bar is later than" in capsys.readouterr().out
+    assert "look-ahead: not checked (no bar is later than" in capsys.readouterr().out
 
 
 def test_the_check_takes_a_minute_at_most(bars, monkeypatch):

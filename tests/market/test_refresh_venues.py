@@ -261,7 +261,7 @@ def test_only_a_table_of_this_venue_is_replaced(refresh, tmp_path):
     (tmp_path / "diary.txt").write_text("mine")
     code, _, err = refresh("--out", tmp_path / "diary.txt")
     assert (code, (tmp_path / "diary.txt").read_text()) == (2, "mine")
-    assert "not valid JSON, perhaps truncated; move it elsewhere, or choose another file" in err
+    assert "not valid JSON, perhaps truncated; move it elsewhere, or choose a different file" in err
     other = ALPACA.to_json() | {"name": "elsewhere"}
     save_venue(ALPACA.from_json(other), tmp_path / "other.json")
     code, _, err = refresh("--out", tmp_path / "other.json")

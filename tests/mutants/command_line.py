@@ -281,8 +281,8 @@ MUTANTS = (
         "tests/runner/test_crew.py::test_a_study_that_reached_its_target_ends_well_though_a_worker_was_given_up",
         "an abandoned worker determines the exit code of a finished study",
         "train/finish.py",
-        'study has all its trials anyway", brief(problem))\n    return Ending()',
-        'study has all its trials anyway", brief(problem))\n    return ending',
+        'study has reached its target number of trials anyway", brief(problem))\n    return Ending()',
+        'study has reached its target number of trials anyway", brief(problem))\n    return ending',
     ),
     Mutant(
         "tests/runner/test_crew.py::test_a_worker_that_always_dies_is_counted_and_its_signal_named",

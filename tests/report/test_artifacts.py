@@ -110,7 +110,7 @@ def test_a_picture_that_cannot_be_made_is_said_and_the_trial_is_none_the_worse(t
     with caplog.at_level(logging.WARNING):
         study, _ = traded.run(1)
     assert [(t.state, t.value) for t in study.get_trials()] == [(TrialState.COMPLETE, 1.0)]
-    (said,) = [r.message for r in caplog.records if "equity picture not made" in r.message]
+    (said,) = [r.message for r in caplog.records if "could not draw the equity plot" in r.message]
     assert "trial 0" in said
     assert words in said
     assert pictures(study, 0) == []

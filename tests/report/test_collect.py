@@ -149,7 +149,7 @@ def test_random_orders_trade_no_more_than_the_policy(made):
         ("equity", ["less concentrated than the agent"]),
         ("trials", ["&lt;b&gt;no memory&lt;/b&gt;"]),
         ("reading", ["In mode standard a policy also trains on bars later than its test fold", "Survivorship"]),
-        ("reading", ["Earlier studies of the same bars were attempts too", "after each gap in the data, and held"]),
+        ("reading", ["Earlier studies on the same bars were attempts as well", "after each gap in the data, and held"]),
     ],
 )
 def test_the_page_says_what_the_study_stands_on_and_what_flatters(written, part, texts):
@@ -275,7 +275,7 @@ def test_a_damaged_file_of_the_best_trial_costs_only_what_it_held(study_and_copy
 @pytest.mark.parametrize(
     ("file_of", "text", "n_paths"),
     [
-        (lambda folder, best: closes_file(folder, "5m"), "closing prices were not kept", 3),
+        (lambda folder, best: closes_file(folder, "5m"), "closing prices were not stored", 3),
         (lambda folder, best: trial_folder(folder, best) / "settings.json", "settings.json is missing or damaged", 0),
     ],
 )
@@ -428,7 +428,7 @@ def test_a_report_that_fails_is_logged_and_raises_nothing(made, monkeypatch, cap
     for error in (KeyError("x"), OSError("disk full"), TypeError("t"), MemoryError()):
         monkeypatch.setattr(report_module, "render", lambda *_, error=error: (_ for _ in ()).throw(error))
         report_ended_study(*made)
-        assert f"report: not written: {type(error).__name__}" in caplog.text
+        assert f"could not write the report: {type(error).__name__}" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ def test_a_report_that_fails_does_not_change_how_a_study_ends(study_and_copy, mo
     (folder / "report.html").unlink()
     (folder / "report.html").mkdir()  # cannot be replaced by a file
     assert finish._conclude(study, ending, request, finish._write_pages(study, folder)) == code
-    assert "report: not written: IsADirectoryError" in caplog.text
+    assert "could not write the report: IsADirectoryError" in caplog.text
 
 
 def test_closes_are_written_once_and_refused_for_other_data(folded, tmp_path):

@@ -287,7 +287,7 @@ def test_another_search_space_on_an_old_study_is_refused(tmp_path, market_folder
         assert script.main([*arguments, *flags]) == 2
         error = capsys.readouterr().err
         assert words in error
-        assert "pass the original flags, or another --study-name" in error
+        assert "pass the original flags, or a different --study-name" in error
     assert states(tmp_path) == {}
 
 
@@ -319,7 +319,7 @@ def test_the_assumed_volume_decides_the_fee_of_every_bar_and_is_written_down(
     caplog.set_level("INFO")
     arguments = command(tmp_path, market_folder, "--n-trials", "1", "--pruner", "none")[2:]
     script.main([*arguments, "--volume-30d", "1e6"])  # the trial may end pruned: it hardly trained
-    assert any("taker fee 0.18 % for a volume of 1,000,000 USD in 30 days" in text for text in caplog.messages)
+    assert any("taker fee 0.18 % for a 30-day volume of 1,000,000 USD" in text for text in caplog.messages)
     split = tmp_path / "results" / "s" / "trial_0" / "split_0"
     curves = read_equity(split / "equity.npz")
     assert curves["fees"].sum() / curves["turnover"].sum() == pytest.approx(0.0018, rel=0.0005)

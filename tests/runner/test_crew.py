@@ -77,7 +77,7 @@ def test_a_killed_worker_is_started_again_and_the_end_comes_once(tmp_path, marke
     found = states(tmp_path)
     assert found["COMPLETE"] + found["PRUNED"] == 4
     assert (found["FAIL"], sum(found.values())) == (1, 5)
-    assert text.count("hold-out: trial") == text.count("report: ") == text.count("picture: ") == 1
+    assert text.count("hold-out: trial") == text.count("report: ") == text.count("plot: ") == 1
     assert len({t.user_attrs["worker"]["pid"] for t in load(tmp_path).trials}) >= 2
     assert "Traceback" not in text
 
@@ -99,7 +99,7 @@ def test_a_study_that_reached_its_target_ends_well_though_a_worker_was_given_up(
     assert process.wait(300) == 0, log.read_text()
     if number == signal.SIGKILL:
         assert re.search(r"worker \d was killed 1 time, by SIGKILL; it is not restarted", log.read_text())
-        assert "the study has all its trials anyway" in log.read_text()
+        assert "the study has reached its target number of trials anyway" in log.read_text()
     assert log.read_text().count("hold-out: trial") == 1
     found = states(tmp_path)
     assert found["COMPLETE"] + found["PRUNED"] == 3

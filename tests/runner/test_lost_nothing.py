@@ -277,7 +277,7 @@ def test_a_trial_taken_for_dead_while_it_ran_does_not_stop_its_worker(tmp_path, 
     study, _ = cheap_study.work(url, tmp_path, 1, on_split)
     assert states(study) == {"FAIL": 1, "COMPLETE": 1}
     assert study.trials[1].params == study.trials[0].params
-    assert "trial 0: counted as dead" in caplog.text
+    assert "trial 0: considered dead" in caplog.text
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])

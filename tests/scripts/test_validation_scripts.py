@@ -47,7 +47,7 @@ def best_folder(tiny_study):
 def test_validate_prints_and_writes_what_the_study_recorded(tiny_study, flags, capsys):
     assert validate([*flags, "--random-draws", "4"]) == 0
     shown = capsys.readouterr().out
-    for words in ("SYNTHETIC", "to the last bit", "Full paths", "hold BTC", "random orders", "excess_sharpe"):
+    for words in ("SYNTHETIC", "bit-identical", "Full paths", "hold BTC", "random orders", "excess_sharpe"):
         assert words in shown
     folder = best_folder(tiny_study)
     content = json.loads((folder / "validation.json").read_text())
@@ -62,7 +62,7 @@ def test_validate_prints_and_writes_what_the_study_recorded(tiny_study, flags, c
 def test_backtest_pays_the_costs_it_says_and_trains_each_seed_once(tiny_study, flags, capsys):
     assert backtest([*flags, "--costs", "0", "4", "--seeds", "1"]) == 0
     shown = capsys.readouterr().out
-    for words in ("Full paths", "Costs", "Seeds", "Spread over the new seeds"):
+    for words in ("Full paths", "Costs", "Seeds", "Spread across the new seeds"):
         assert words in shown
     (path,) = tiny_study.folder.glob("trial_*/backtest.json")
     content = json.loads(path.read_text())

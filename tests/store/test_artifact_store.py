@@ -97,11 +97,11 @@ def test_a_folder_that_is_not_mounted_is_waited_for_and_not_made(tmp_path):
 
 
 def test_a_missing_bucket_and_a_server_that_is_not_there_are_refused_at_once(s3, monkeypatch):
-    with pytest.raises(StudyError, match=r"^--artifacts s3://none: cannot be used: NoSuchBucket: .*$"):
+    with pytest.raises(StudyError, match=r"^cannot use --artifacts s3://none: NoSuchBucket: .*$"):
         open_artifacts("s3://none").reach()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     began_s = time.monotonic()
-    with pytest.raises(StudyError, match=r"^--artifacts s3://other: cannot be used: Could not connect .*$"):
+    with pytest.raises(StudyError, match=r"^cannot use --artifacts s3://other: Could not connect .*$"):
         open_artifacts("s3://other").reach()
     assert time.monotonic() - began_s < 5
 

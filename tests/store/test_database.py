@@ -70,7 +70,7 @@ def test_resume_never_makes_a_study_nor_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", "is empty"), (b"not a database", "is not an SQLite"), (None, "cannot be used")]
+    ("content", "words"), [(b"", "is empty"), (b"not a database", "is not an SQLite"), (None, "cannot use --storage")]
 )
 def test_a_damaged_database_is_an_error_that_names_the_file(tmp_path, content, words):
     path = tmp_path / "db" / "study.db"

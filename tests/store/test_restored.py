@@ -124,7 +124,9 @@ def test_a_trainer_with_other_code_is_refused_while_another_one_runs(postgres):
     refuse_other_code(study)
     elsewhere = plain(this_worker()) | {"host": "elsewhere", "machine": "of another boot"}
     trial.set_user_attr(WORKER, elsewhere | {"code": "0123456789ab"})
-    with pytest.raises(StudyError, match=r"elsewhere runs other code .SHA-256 0123456789ab, here .*on all machines"):
+    with pytest.raises(
+        StudyError, match=r"elsewhere runs different code .SHA-256 0123456789ab, here .*on all machines"
+    ):
         refuse_other_code(study)
     trial.set_user_attr(WORKER, elsewhere | {"code": ""})  # from a version that stored no hash of its code
     refuse_other_code(study)

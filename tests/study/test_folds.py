@@ -123,7 +123,7 @@ def test_other_closes_at_the_same_times_are_another_market(both):
     filled[70, 1] = True
     common_market([market, replace(long, price=price, filled=filled)])
     common_market([market, replace(long, price=long.price * (1.0 + 1e-12), source="elsewhere")])
-    with pytest.raises(StudyError, match="5m and 15m share no close"):
+    with pytest.raises(StudyError, match="5m and 15m have no closing time in common"):
         common_market([market, replace(long, time=long.time + 60)])
 
 
@@ -132,7 +132,7 @@ def test_timeframes_of_other_markets_are_refused(market):
     for other, words in (
         (synthetic_dataset("15m", 1000, ("BTC", "ETH", "SOL")), "5m has BTC, ETH, LTC but 15m has BTC, ETH, SOL"),
         (replace(long, synthetic=False), "5m has synthetic bars but 15m has real bars"),
-        (replace(long, time=long.time + 10**8), "share no period"),
+        (replace(long, time=long.time + 10**8), "have no period in common"),
         (replace(long, venue=replace(long.venue, as_of="2025-01-01")), "same --venue"),
     ):
         with pytest.raises(StudyError, match=words):

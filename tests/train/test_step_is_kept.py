@@ -98,7 +98,7 @@ def test_a_run_whose_native_step_is_gone_goes_on_with_the_plain_one_and_says_so(
     without_numba(True)
     resumed = train(second, Checkpoints(second, (first,)), **KINDS[kind])
     (line,) = lines(caplog, "is not available now")
-    for words in ("numba", "numba is not installed here", "plain torch step", "not bitwise"):
+    for words in ("numba", "numba is not installed here", "plain torch step", "not bit-identical"):
         assert words in line.getMessage()
     assert resumed.stepped_by == "numba, torch"
     assert load_policy(resumed.last_policy).metadata["stepped_by"] == "numba, torch"

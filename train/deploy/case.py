@@ -1,4 +1,4 @@
-"""The best trial of a study, together with everything needed to judge it."""
+"""Best trial of a study, together with everything needed to judge it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Case:
-    """The best trial of a study, together with everything needed to judge it."""
+    """Best trial of a study, together with everything needed to judge it."""
 
     request: Request
     stored: StoredStudy

@@ -1,4 +1,4 @@
-"""Contents of a deployment folder: written from a scored policy, read back, and scored again as a check."""
+"""Contents of a deployment folder. They are written from a scored policy, read back, and scored again as a check."""
 
 from __future__ import annotations
 

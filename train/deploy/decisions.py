@@ -1,12 +1,12 @@
 """Decision log `decisions.jsonl`: an append-only file with one JSON object per line.
 
     look      a candidate is about to be scored on held-out bars: its weights, the bars, the test number
-    refused   a candidate was refused, with the figure of every gate
+    refused   a candidate was refused; contains the value of every gate
     accepted  a candidate was accepted: its deployment is complete and `current` is about to point to it
     rollback  `current` is about to point to an earlier deployment
     current   `current` now points to this deployment
     broken    `current` cannot point to this deployment, because it is damaged
-    error     nothing could be judged, with the reason; written when the reason changes
+    error     no candidate could be judged; contains the reason, and is written when the reason changes
 
 A look is written before the evaluation, so that a kill cannot hide it. `accepted` and `rollback` are promises: if the
 process is killed before `current` changes, the next start changes it (`train.deploy.folder`).
@@ -35,7 +35,7 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Best trial with its refit seed and options; a change of either makes a new candidate."""
+    """Best trial with its refit seed and options. A different seed or option makes a new candidate."""
 
     uuid: str  # uuid of the study
     trial: int
@@ -79,7 +79,7 @@ class DecisionLog:
         self.path = folder / LOG_FILE
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all events, oldest first; an incomplete last line is skipped.
+        """Return all events, oldest first. An incomplete last line is skipped.
 
         Raises:
             StudyError: a complete line is damaged.
@@ -147,13 +147,13 @@ def lookers_at(events: Sequence[Event], bars: Bars) -> set[str]:
 
 
 def promised(events: Sequence[Event]) -> Event | None:
-    """Return the last announced change of `current` that is not confirmed by a later event, or None."""
+    """Return the last announced change of `current` that no later event confirms, or None."""
     last = next((e for e in reversed(events) if e["event"] in (*PROMISES, "current", "broken")), None)
     return last if last is not None and last["event"] in PROMISES else None
 
 
 def deployed_names(events: Sequence[Event]) -> list[str]:
-    """Return the deployments that a rollback can reach, oldest first, with the present one last."""
+    """Return the deployments that a rollback can reach, oldest first. The last is the current deployment."""
     stack: list[str] = []
     for event in events:
         if event["event"] != "current":

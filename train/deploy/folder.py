@@ -1,15 +1,15 @@
-"""Deployments folder, in which `current` is replaced atomically: a kill leaves the old deployment or the new one.
+"""Deployments folder. `current` is replaced atomically, so a kill leaves the old deployment or the new one.
 
 The order of the writes guarantees this:
 
     1. `.unfinished/` is filled, synced to disk, read back and scored again;
-    2. it is renamed to its final name, to which nothing points yet;
+    2. it is renamed to its final name, which `current` does not point to yet;
     3. `decisions.jsonl` records `accepted`;
     4. a new link is renamed over `current`;
     5. `decisions.jsonl` records `current`.
 
 A kill before step 3 leaves the old deployment and an undecided candidate. The candidate is judged again, and its
-evaluation has been counted. A kill after step 3 leaves a promise, which the next start fulfills. A rollback consists of
+evaluation has been counted. A kill after step 3 leaves a promise that the next start fulfills. A rollback consists of
 steps 3 to 5. `current` is a relative link, or a file that contains a name if the file system has no links. Only step 4
 changes it.
 """
@@ -40,7 +40,7 @@ NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 class BusyError(StudyError):
-    """Another process is judging candidates for the same folder."""
+    """Raised if a different process is judging candidates for the same folder."""
 
     exit_code = 4
 
@@ -100,7 +100,9 @@ class Deployments:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
-            raise BusyError(f"{self.folder}: another process (pid {pid}) already judges candidates for it") from error
+            raise BusyError(
+                f"{self.folder}: another process (pid {pid}) is already judging candidates for this folder"
+            ) from error
 
     # ---------------------------------------------------------------------------------------------------- reading
     def current_name(self) -> str | None:
@@ -153,7 +155,7 @@ class Deployments:
         self._lead_to(name, "accepted")
 
     def rollback_target(self) -> tuple[str, str]:
-        """Return (present deployment, previous deployment), after verifying the previous one.
+        """Return (current deployment, previous deployment) after verifying the previous one.
 
         Raises:
             StudyError: there is no previous deployment.
@@ -190,16 +192,16 @@ class Deployments:
         name, present = promise["deployment"], self.current_name()
         if present not in (name, promise["previous"]):
             raise StudyError(
-                f"{self.folder}: {CURRENT} points to {present}, but the log ends with {promise['event']} of {name}; "
-                f"point {CURRENT} to {promise['previous']} or {name} manually"
+                f"{self.folder}: {CURRENT} points to {present}, but the last change in the log is "
+                f"{promise['event']!r} for {name}; point {CURRENT} to {promise['previous']} or {name} manually"
             )
         try:
             read_deployment(self.folder / name)
         except DeploymentError as error:
-            logger.warning("deployments: %s of %s could not be completed: %s", promise["event"], name, error)
+            logger.warning("deployments: could not complete the interrupted change to %s: %s", name, error)
             self.log.append("broken", deployment=name, why=str(error))
             return
-        logger.info("deployments: %s of %s had been interrupted; completed now", promise["event"], name)
+        logger.info("deployments: completed the interrupted change to %s", name)
         self._lead_to(name, promise["event"])
 
     def _note_change_by_hand(self, events: Sequence[Event]) -> None:

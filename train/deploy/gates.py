@@ -1,4 +1,4 @@
-"""Deployment gates: every check a candidate must pass, with its figure, threshold and verdict.
+"""Deployment gates: the checks that a candidate must pass. Each has a value, a threshold and a verdict.
 
 The cheap gates run first. Only a candidate that passed them is evaluated on the hold-out. Each evaluation is a
 statistical test, and tests on the same bars share one error budget: test number j passes at the level
@@ -74,7 +74,8 @@ class Limits:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values.
 
-        The newer waivers are included only if used. Candidates judged by an earlier version are then not judged again.
+        The newer waivers are included only if used. Otherwise candidates that an earlier version judged would be judged
+        again.
         """
         later = ("allow_unverified", "allow_unchecked")
         return {name: value for name, value in asdict(self).items() if name not in later or value}
@@ -92,12 +93,12 @@ class Gate:
 
     @property
     def line(self) -> str:
-        """The gate as a log line."""
+        """Gate as a log line."""
         return f"{self.verdict:<13} {self.text}"
 
     @property
     def text(self) -> str:
-        """Name, figure and threshold in one line."""
+        """Name, value and threshold as one line."""
         figure = f"{self.figure}; " if self.figure else ""
         return f"{self.name}: {figure}required: {self.threshold}"
 
@@ -112,7 +113,7 @@ def has_failed(gates: Sequence[Gate]) -> bool:
 
 
 def reason(gates: Sequence[Gate]) -> str:
-    """Return the failed gates in one line."""
+    """Return the failed gates as one line."""
     return " | ".join(gate.text for gate in gates if gate.verdict == FAILED)
 
 
@@ -151,7 +152,7 @@ def early_gates(
 
 
 def lookahead_gate(dataset: Dataset, limits: Limits) -> Gate:
-    """Return the look-ahead gate, from the dataset's record or, without one, from a check of its columns now."""
+    """Return the look-ahead gate, from the dataset's stored result or, if it has none, from a check of its columns."""
     record = dataset.record
     found = (dataset if record.cuts or record.suspects is not None else tested(dataset)[0]).standing
     threshold = "features do not depend on later bars; external columns are unsuspicious or declared"
@@ -280,7 +281,7 @@ def improvement_gate(scored: Scored, present: Present | None, is_proven: bool, l
 def _statistical(
     name: str, figure: str, threshold: str, value: float, least: float, limits: Limits, strict: bool = False
 ) -> Gate:
-    """Return a gate about evidence, which can be waived; an undefined figure does not pass."""
+    """Return a gate about evidence, which can be waived. An undefined value does not pass."""
     assert name in STATISTICAL
     is_good = value > least if strict else value >= least
     bad = WAIVED if limits.allow_unproven else FAILED
@@ -292,7 +293,7 @@ def _level_text(alpha: float, test: int, level: float) -> str:
 
 
 def _share(value: float) -> str:
-    """Return a percentage rounded down, so that it never looks better than the threshold it missed."""
+    """Return a percentage, rounded down so that it never looks better than the threshold it missed."""
     return "undefined" if math.isnan(value) else f"{math.floor(round(value * 1e4, 6)) / 100.0:.2f} %"
 
 

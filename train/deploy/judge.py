@@ -1,4 +1,4 @@
-"""Decision about a study's best trial: early gates, refit, one evaluation on the hold-out, late gates, deployment."""
+"""Decision about a study's best trial: early gates, refit, one hold-out evaluation, late gates and deployment."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _nothing_new(known: Event, deployments: Deployments) -> Verdict:
 
 
 def _lookahead_refusal(known: Event) -> dict[str, Any] | None:
-    """Return the look-ahead gate that refused the candidate, or None if another gate did.
+    """Return the look-ahead gate that refused the candidate, or None if a different gate did.
 
     A later check or declaration lets such a candidate be judged again.
     """
@@ -205,7 +205,7 @@ def _assessed(case: Case) -> Assessment | None:
     """Return the assessment of the winner's alpha returns, or None if it is undefined.
 
     Raises:
-        StudyError: another trial became the best.
+        StudyError: a different trial became the best.
     """
     study = case.stored.study
     try:
@@ -215,7 +215,9 @@ def _assessed(case: Case) -> Assessment | None:
         return None
     winner = returns.numbers[returns.winner]
     if winner != case.best.number:
-        raise StudyError(f"trial {winner} became the best while trial {case.best.number} was being judged; run again")
+        raise StudyError(
+            f"trial {winner} became the best while trial {case.best.number} was being judged; run the command again"
+        )
     return assess(returns, "lead", holdout=is_passed(holdout_score_in(study.user_attrs), winner))
 
 
@@ -231,8 +233,8 @@ def _refitted(case: Case, interruption: Interruption) -> Policy:
 def _test_number(case: Case, deployments: Deployments, policy: Policy) -> int:
     """Return the candidate's number among all evaluations on these bars, from any study and deployments folder.
 
-    Other studies of the database that scored their own winner on these bars are counted as well, unless their winner is
-    already among the tests. Choosing between studies by those scores is selection on these bars.
+    Other studies in the database that scored their own winner on these bars are counted as well, unless that winner is
+    already among the tests. Choosing between studies by these scores would be selection on these bars.
     """
     events, study, held = deployments.log.read(), case.stored.study, case.trial.data.holdout
     assert held is not None
@@ -250,7 +252,7 @@ def _test_number(case: Case, deployments: Deployments, policy: Policy) -> int:
 
 
 def _is_of(look: Mapping[str, Any], bars: Bars) -> bool:
-    """Return True if a recorded evaluation used some of these bars; a record without bars counts as well."""
+    """Return True if a recorded evaluation used some of these bars. A record without bars counts as well."""
     return "bars" not in look or bars.overlap(look["bars"])
 
 

@@ -1,11 +1,11 @@
-"""Loading of a deployment for live trading: one folder, verified as a whole, and rejected for any other market.
+"""Loading of a deployment for live trading. The folder is verified as a whole and rejected for any other market.
 
     deployments/current -> 20260101T120000Z_<study>_trial7_1a2b3c4d     relative link, replaced atomically
     deployments/<name>/policy.safetensors                              weights, scaling, observation, settings, scores
     deployments/<name>/deployment.json                                 the same facts, gates and provenance as text
 
-The folder holds only JSON and safetensors; nothing in it is executed. Each file contains hashes that verify the other.
-The hashes detect damage, mixed files and manual edits. They are not a signature: anyone who can write to the folder can
+The folder holds only JSON and safetensors; nothing in it is executed. Each file contains hashes of the other. The
+hashes detect damage, mixed files and manual edits. They are not a signature: anyone who can write to the folder can
 replace the policy.
 
 This module imports torch and safetensors, but neither optuna nor pandas.
@@ -42,7 +42,7 @@ LayoutOf = Callable[[Mapping[str, Any], int, int], Layout]
 
 
 class DeploymentError(UserError):
-    """A deployment cannot be used; the message names the folder, the fault and the remedy in one line."""
+    """Raised if a deployment cannot be used. The message names the folder, the fault and the remedy in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ def load_deployment(
         allow_synthetic: also accept a policy that was trained on a generated market.
 
     Raises:
-        DeploymentError: files are missing, truncated, damaged, altered or of another format, or the market differs.
+        DeploymentError: files are missing, truncated, damaged, altered or in a different format, or the market differs.
     """
     found = read_deployment(folder)
     where = found.folder
@@ -182,7 +182,7 @@ def read_deployment(folder: str | Path) -> Deployment:
 
 
 def resolve(folder: str | Path) -> Path:
-    """Return the deployment folder, following `current` once so that a replacement cannot mix two deployments.
+    """Return the deployment folder. `current` is followed only once, so that a replacement cannot mix two deployments.
 
     Raises:
         DeploymentError: the folder does not exist, or the pointer is invalid.

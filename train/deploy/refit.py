@@ -1,4 +1,4 @@
-"""Refit of the best trial: its settings, retrained on all bars before the hold-out.
+"""Refit of the best trial: its settings are retrained on all bars before the hold-out.
 
 A trial leaves one policy per split, and none of them saw all the data. The refit trains on every bar before the
 hold-out and the purge in front of it. Its checkpoint is selected on the last part of each training segment, as in every
@@ -44,7 +44,7 @@ FINISHED = "refit.json"  # written last, after the policy files
 
 
 def refit_seed(study_seed: int, n_folds: int, seed: int) -> int:
-    """Return the seed of the split after the study's last one; `seed` shifts it like another --seed of a study."""
+    """Return the seed of the split after the study's last one. `seed` is added to it, like --seed in a study."""
     return split_seed(study_seed + seed, n_folds)
 
 
@@ -71,7 +71,7 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep
     Args:
         trial: the best trial, with its data.
         study_seed: seed of the study.
-        seed: 0 for the first refit; another seed gives another policy and another candidate.
+        seed: 0 for the first refit. A different seed gives a different policy and a new candidate.
         gpu_id: GPU number; -1 is the CPU.
         keep: store the refit in `refit_folder`; if False, an existing refit is read but nothing is written.
 
@@ -87,7 +87,7 @@ def refit(trial: StoredTrial, study_seed: int, seed: int, gpu_id: int = -1, keep
     fetch_set(study, trial.folder, in_store)
     finished = _finished(folder, identity, study.user_attrs.get(kept))
     if finished is not None:
-        logger.info("refit: trial %d, seed %d is already trained", trial.number, seed)
+        logger.info("refit: trial %d, seed %d has already been trained", trial.number, seed)
         return finished
     if not keep:
         with tempfile.TemporaryDirectory(prefix="refit_") as scratch:
@@ -125,7 +125,7 @@ def _train(
             on_progress=advance,
             checkpoints=checkpoints,
         )
-    logger.info("refit: done in %s", duration_text(time.monotonic() - started))
+    logger.info("refit: finished in %s", duration_text(time.monotonic() - started))
     return load_policy(folder / BEST_POLICY)
 
 
@@ -173,7 +173,7 @@ def _finished(folder: Path, identity: Mapping[str, Any], hashes: Any) -> Policy 
         logger.warning("refit: %s cannot be used (%s); training again", folder, error)
         return None
     if kept != dict(identity) | {"weights_sha256": weights_sha256(policy)}:
-        logger.info("refit: %s was made with different settings, data or code; training again", folder)
+        logger.info("refit: %s was trained with different settings, data or code; training again", folder)
         return None
     if hashes != _hashes(folder, policy):
         logger.warning("refit: %s does not match the hashes in the database; training again", folder)

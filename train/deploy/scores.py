@@ -44,7 +44,7 @@ class Scored:
 
     @property
     def excess_return(self) -> float:
-        """Compounded return minus that of equal weight."""
+        """Compounded return minus that of an equal-weight portfolio."""
         return self.agent.total_return - self.equal_weight.total_return
 
     @property
@@ -58,7 +58,7 @@ class Scored:
         return _lower(confidence(self.returns - self.benchmark_returns), confidence(self.returns - matched))
 
     def is_same(self, other: Scored) -> bool:
-        """Return True if the other result has equal weights and a bitwise equal account."""
+        """Return True if the other result has equal weights and a bit-identical account."""
         pairs = zip(self.records, other.records, strict=True)
         return self.weights_sha256 == other.weights_sha256 and all(
             np.array_equal(a.bars, b.bars) and np.array_equal(a.equity, b.equity) for a, b in pairs
@@ -84,7 +84,7 @@ def score_policies(
     Args:
         policies: policies on any device.
         env_params: environment settings of each policy; the costs of the first replace those of the others, so that all
-            policies pay the same.
+            policies pay the same costs.
         rows: hold-out from `train.findings.holdout.load_holdout`.
         gpu_id: GPU number; -1 is the CPU.
 

@@ -1,4 +1,4 @@
-"""Single or repeated checks of a study for a better policy, with their exit codes.
+"""Checks of a study for a better policy, run once or repeatedly, and their exit codes.
 
 If the database is missing, locked or not yet created, if data are being rebuilt, or if memory is short, one line is
 logged and the next check retries. All state is in the deployments folder (`decisions.jsonl`), so a restart resumes.
@@ -30,7 +30,7 @@ REMIND_S = 3600.0  # seconds before an unchanged line is repeated
 
 
 class Teller:
-    """Logger that writes a new line immediately and repeats an unchanged line once per hour."""
+    """Logger that writes a new line immediately and repeats an unchanged line only once per hour."""
 
     def __init__(self) -> None:
         self._text, self._told_s = "", 0.0
@@ -74,7 +74,7 @@ def run_for_ever(request: Request, interval_s: float) -> int:
     """Check the study every `interval_s` seconds until a signal; return 128 plus the signal number.
 
     Raises:
-        StudyError: the folder cannot be used, or another process judges candidates for it.
+        StudyError: the folder cannot be used, or a different process is judging candidates for it.
     """
     deployments = Deployments(request.deployments)
     deployments.prepare()
@@ -108,7 +108,7 @@ def _look_and_tell(request: Request, deployments: Deployments, interruption: Int
 
 
 def _log_error(deployments: Deployments, request: Request, text: str) -> None:
-    """Write the error to the decision log as well, unless the log itself cannot be used."""
+    """Write the error to the decision log as well, unless the log itself cannot be written."""
     try:
         with deployments.locked():
             deployments.log.append("error", study=request.study_name, why=text)
@@ -117,7 +117,7 @@ def _log_error(deployments: Deployments, request: Request, text: str) -> None:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the error in one line."""
+    """Return the error as one line."""
     if isinstance(error, StorageInternalError | SQLAlchemyError):
         cause = error.__cause__ or getattr(error, "orig", None) or error
         return f"database error: {str(cause).splitlines()[0]}"

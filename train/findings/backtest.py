@@ -1,4 +1,4 @@
-"""Results of a trial's policies as table rows: by split, by full path, with benchmarks, and at other costs."""
+"""Results of a trial's policies as table rows: by split, by full path, next to benchmarks, and at different costs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _benchmarks(
 
 
 def costs_of(env_params: Mapping[str, Any]) -> Costs:
-    """Return the starting cash and the trading costs under these settings."""
+    """Return the starting cash and trading costs for these settings."""
     rules = rules_of(env_params)
     return Costs(rules.initial_capital, rules.buy_fee_rate, rules.slippage_rate)
 
@@ -110,7 +110,7 @@ def _account_rows(
 
 
 def summary_rows(rows: Sequence[Row], scope: str, names: Sequence[str] = SUMMARISED) -> list[Row]:
-    """Return mean, population standard deviation and worst of the agent's and equal weight's metrics."""
+    """Return mean, population standard deviation and worst value of each metric of the agent and of equal weight."""
     out = []
     for account in (AGENT, EQUAL_WEIGHT):
         mine = [row for row in rows if row["scope"] == scope and row["account"] == account]
@@ -122,7 +122,7 @@ def summary_rows(rows: Sequence[Row], scope: str, names: Sequence[str] = SUMMARI
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Return mean, standard deviation and worst, each nan if any value is undefined."""
+    """Return the mean, standard deviation and worst value. All are nan if any value is undefined."""
     v = np.asarray(values, dtype=np.float64)
     return {
         "mean": float(v.mean()),
@@ -132,7 +132,7 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]) -> str:
-    """Return a sentence on whether the accounts equal those that the study recorded for the trial."""
+    """Return a sentence that says whether the accounts equal those that the study recorded for the trial."""
     worst, capital = 0.0, costs_of(trial.env).initial_capital
     for fold, records in enumerate(by_fold):
         path = trial.folder / f"split_{fold}" / "equity.npz"
@@ -144,7 +144,7 @@ def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]
         if not np.array_equal(kept["equity"], now):  # nan never equals nan and counts as an infinite difference
             worst = max(worst, float(np.nan_to_num(np.abs(now - kept["equity"]), nan=np.inf).max()) / capital)
     if worst == 0.0:
-        return "every account equals the study's own record to the last bit"
+        return "every account is bit-identical to the study's own record"
     cause = "rounding on a different machine" if worst < ROUNDING else "different code or settings, not just rounding"
     return f"accounts differ from the study's own record by up to {worst:.1e} of the initial capital ({cause})"
 
@@ -153,9 +153,9 @@ def recorded_text(trial: StoredTrial, by_fold: Sequence[Sequence[EpisodeRecord]]
 def cost_rows(
     trial: StoredTrial, factors: Sequence[float] = COST_FACTORS, gpu_id: int = -1
 ) -> tuple[list[Row], dict[float, list[list[EpisodeRecord]]]]:
-    """Evaluate the same policies with fees and slippage multiplied by each factor.
+    """Evaluate the trial's policies with fees and slippage multiplied by each factor.
 
-    Returns one row per factor, with the mean and the worst of the metrics over the full paths, and the records of
+    Return one row per factor, with the mean and worst value of each metric over the full paths, and the records for
     every factor. Each factor is one batch.
     """
     rules, rows, found = rules_of(trial.env), [], {}

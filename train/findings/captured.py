@@ -16,7 +16,7 @@ from train.validation.benchmarks import Costs
 
 @dataclass(frozen=True)
 class Captured:
-    """Log growth on the same test bars, starting every test fold in cash, summed over all splits."""
+    """Log growth of two accounts on the same test bars, summed over all splits. Every test fold starts in cash."""
 
     growth: float  # log growth of the trial
     attainable: float  # log growth of the best policy, which sees the signal itself
@@ -74,7 +74,7 @@ def captured(
 def rule_growth(close: np.ndarray, signal: np.ndarray, rule: BandRule, cost_rate: float) -> float:
     """Return the log growth of an account that follows the rule from cash, valued without a final sale.
 
-    The same amount goes into every coin. A decision made after one bar is filled at the close of the next.
+    The account invests the same amount in every coin. A decision made after one bar is filled at the next close.
 
     Args:
         close: closing prices (n + 1, A).

@@ -76,13 +76,13 @@ def load_holdout(
         known: timeframe -> the study's record of its hold-out.
 
     Raises:
-        StudyError, DatasetError: the data are missing or are not the bars that the study held out.
+        StudyError, DatasetError: the data are missing or differ from the bars that the study held out.
     """
     found = {}
     for _, rows, _ in cut_data(data_dir, timeframe, tickers, plan):
         name = timeframe_name(rows.dataset.bar_seconds) if rows else "the data"
         if rows is None or known.get(name) != rows.about:
-            raise StudyError(f"{data_dir}: the held-out bars of {name} are not the ones that the study held out")
+            raise StudyError(f"{data_dir}: the hold-out bars of {name} differ from those that the study held out")
         found[name] = rows
     return found
 
@@ -98,8 +98,8 @@ def score_holdout(
 ) -> HoldoutScore:
     """Score policies of the study's best trial on the held-out bars, once, as `run_split` scores test folds.
 
-    `holdout.json` is written atomically. A second call with the same policies of the same trial returns the stored
-    result without a new evaluation.
+    `holdout.json` is written atomically. A second call with the same trial and policies returns the stored result
+    without a new evaluation.
 
     Args:
         study: study of the trial.
@@ -111,7 +111,7 @@ def score_holdout(
         gpu_id: GPU number; -1 is the CPU.
 
     Raises:
-        StudyError: the hold-out was scored for another trial or other policies.
+        StudyError: the hold-out was scored for a different trial or different policies.
         PolicyFileError, OSError: a policy cannot be used, or a file cannot be written.
     """
     hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in policies]
@@ -128,13 +128,13 @@ def score_holdout(
     assert scored is not None
     if scored.trial != trial_number:
         raise StudyError(
-            f"the hold-out of study {study.study_name} was already scored for trial {scored.trial}; scoring trial "
-            f"{trial_number} would be selection on these bars; use new bars and another --study-name"
+            f"the hold-out of study {study.study_name} has already been scored for trial {scored.trial}; "
+            f"scoring trial {trial_number} too would be selection on these bars. Use new bars and a new --study-name"
         )
     if [policy.sha256 for policy in scored.policies] != hashes:
         raise StudyError(
-            f"the hold-out of study {study.study_name} was already scored for other policies of trial "
-            f"{trial_number}; it can be scored only once"
+            f"the hold-out of study {study.study_name} has already been scored for different policies of "
+            f"trial {trial_number}; it can be scored only once"
         )
     return scored
 
@@ -143,7 +143,7 @@ def _begin(study: optuna.Study, look: Begun) -> None:
     """Record the evaluation before it happens, so that a kill cannot hide it.
 
     Raises:
-        StudyError: an evaluation of another trial or other policies was started before.
+        StudyError: an evaluation of a different trial or different policies was started earlier.
     """
     begun = study.user_attrs.get(HOLDOUT_BEGUN)
     if begun is None:
@@ -158,12 +158,12 @@ def _begin(study: optuna.Study, look: Begun) -> None:
 
 
 def read_score(study: optuna.Study, folder: Path) -> HoldoutScore | None:
-    """Return the stored score, or None if the hold-out was not scored; a missing file is written again.
+    """Return the stored score, or None if the hold-out was not scored. A missing file is written again.
 
     A file without a copy in the database is trusted only if the study is older than the hashes in the database.
 
     Raises:
-        StudyError: the file is damaged or belongs to another study.
+        StudyError: the file is damaged or belongs to a different study.
     """
     path = folder / SCORE_FILE
     kept = holdout_score_in(study.user_attrs)
@@ -189,7 +189,7 @@ def score_winner(
     load_rows: Callable[[], Mapping[str, HoldoutRows]],
     gpu_id: int,
 ) -> None:
-    """Score the best policy of each of the winner's splits once and log the result; a failure is logged and not raised.
+    """Score the best policy of each of the winner's splits once and log the result. Failures are logged, not raised.
 
     Args:
         study: study that reached its target number of trials.
@@ -217,7 +217,7 @@ def score_winner(
             )
         send_set(study, folder, CURVES, [folder / SCORE_FILE, *sorted((folder / CURVES).glob("equity_*.npz"))])
     except SCORING_ERRORS as error:
-        logger.error("hold-out: not scored: %s: %s", type(error).__name__, str(error).strip() or "no details")
+        logger.error("hold-out: could not be scored: %s: %s", type(error).__name__, str(error).strip() or "no details")
         return
     if scored.trial != best.number:
         logger.warning("hold-out: used up by trial %d, which was the best at that time; trial %d, the current best, "
@@ -228,7 +228,7 @@ def score_winner(
 
 
 def score_text(scored: HoldoutScore) -> str:
-    """Return the result in one line."""
+    """Return the result as one line."""
     about, excess = scored.holdout, [policy.excess_sharpe for policy in scored.policies]
     span = f"{utc_text(about.first_time_s)} .. {utc_text(about.last_time_s)} UTC"
     shown = " ".join("undefined" if value is None else f"{value:+.2f}" for value in excess)
@@ -322,7 +322,7 @@ def earlier_looks(study: optuna.Study, about: Holdout, is_synthetic: bool) -> li
 
 
 def _is_look(content: Any, own_uuid: str, about: Holdout, is_synthetic: bool) -> bool:
-    """Return True if a score in the database is an evaluation of another study on some of these bars.
+    """Return True if a score in the database is an evaluation of a different study on some of these bars.
 
     An unreadable score counts as well, because ignoring it would weaken the verdict.
     """
@@ -335,14 +335,14 @@ def _is_look(content: Any, own_uuid: str, about: Holdout, is_synthetic: bool) ->
 
 
 def _was_handed_over(attributes: Mapping[str, Any], about: Holdout, is_synthetic: bool) -> bool:
-    """Return True if a policy of another study was scored on some of these bars for a deployment."""
+    """Return True if a policy of a different study was scored on some of these bars for a deployment."""
     looks = [value.get("bars") for name, value in attributes.items() if name.startswith(LOOKED)]
     seen = (TestedBars(b["first_time_s"], b["last_time_s"], b["synthetic"], "") for b in looks if b)
     return any(_meets(bars, bars.synthetic, about, is_synthetic) for bars in seen)
 
 
 def _has_tested(attributes: Mapping[str, Any], about: Holdout, is_synthetic: bool) -> bool:
-    """Return True if another study tested its trials on some of these bars, because it held out fewer or none."""
+    """Return True if a different study tested trials on some of these bars, because it held out fewer bars or none."""
     if TESTED_BARS in attributes:
         known = decode(attributes[TESTED_BARS], tuple[TestedBars, ...], "the tested bars of another study")
     else:
@@ -351,7 +351,7 @@ def _has_tested(attributes: Mapping[str, Any], about: Holdout, is_synthetic: boo
 
 
 def _tested_of_label(label: str) -> TestedBars | None:
-    """Return the bars named in a dataset label, for studies that did not store `tested_bars`."""
+    """Return the bars given in a dataset label, for studies that did not store `tested_bars`."""
     times = re.search(r"(\S+ \S+) \.\. (\S+ \S+) UTC", label)
     if times is None:
         return None
@@ -367,7 +367,7 @@ def _meets(theirs: Holdout | TestedBars, theirs_synthetic: bool, about: Holdout,
 
 
 def looks_text(scored: HoldoutScore) -> str:
-    """Return a warning if other studies used these bars before, else an empty string."""
+    """Return a warning if other studies used these bars earlier, otherwise an empty string."""
     names = scored.earlier_looks
     if not names:
         return ""

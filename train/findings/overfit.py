@@ -1,4 +1,4 @@
-"""Assessment of a study's winner, skilled or just lucky, from the trials' returns on common bars."""
+"""Assessment of whether a study's winner is skilled or lucky, from the trials' returns on common bars."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Assessment:
 
     @property
     def conclusion(self) -> str:
-        """Conclusion in words: skill, if the returns are alpha returns; money earned, if they are account returns."""
+        """Conclusion in words, about skill for alpha returns and about earnings for account returns."""
         if self.kind == "account":
             return earning(self.estimate, self.search)
         pbo = self.pbo if self.overfitting else None
@@ -71,7 +71,7 @@ class Assessment:
 
     @property
     def finding(self) -> str:
-        """Figures behind the conclusion in words."""
+        """Metrics behind the conclusion, in words."""
         pbo = self.pbo if self.overfitting else None
         return finding(self.estimate, self.search, self.bars_per_year, pbo, self.choice)
 
@@ -143,7 +143,7 @@ def require_trials(returns: StudyReturns, least: int = LEAST_TRIALS) -> None:
     n, needed = len(returns.numbers), max(least, 2)
     if n < needed:
         raise StudyError(
-            f"PBO needs at least {needed} completed trials; the study has {n} ({returns.n_tried - n} more ended "
+            f"PBO needs at least {needed} completed trials; the study has {n} ({returns.n_tried - n} more finished "
             f"without returns on every test bar of {returns.timeframe}); run {needed - n} more trials to completion"
         )
 

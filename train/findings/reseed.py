@@ -1,6 +1,6 @@
-"""Retraining of a trial with other seeds, to measure how much of its result depends on the seed.
+"""Retraining of a trial with additional seeds, to measure how strongly its result depends on the seed.
 
-Seed i trains every split as the study would with `--seed` larger by i. The trial's own seed is never repeated, because
+Seed i trains every split as the study would with i added to `--seed`. The trial's own seed is never repeated, because
 the trial also won by the luck of that seed. Each split is stored in `trial_<n>/seed_<i>/split_<k>/` like a split of the
 study, with `result.json` written last. Splits with the same code version, settings and data are not trained again. An
 interrupted run resumes at the next split.
@@ -60,8 +60,9 @@ def retrain(
 ) -> list[Row]:
     """Train the missing splits of seeds 1 to `n_seeds` and return one row per split.
 
-    A split that was trained with other code, settings or data is trained again, so that the averaged seeds differ in
-    nothing else. A split that cannot be trained has its reason under "failed", and the next call tries it again.
+    A split that was trained with different code, settings or data is trained again, so that the averaged results differ
+    only in their seeds. If a split cannot be trained, the reason is stored under "failed", and the next call tries
+    again.
 
     Raises:
         StudyError: a result is damaged; the message names the file.
@@ -137,7 +138,7 @@ def _row(trial: StoredTrial, seed: int, fold: int, failure: str | None) -> Row:
 
 
 def figures_of(path: Path) -> Row:
-    """Return the metrics in a split's result file; undefined ones are nan.
+    """Return the metrics in a split's result file. Undefined metrics are nan.
 
     Raises:
         StudyError: the file is missing or damaged; the message names it.
@@ -154,7 +155,7 @@ def own_rows(trial: StoredTrial) -> list[Row]:
 
 
 def seed_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return one row per seed with the study's objective and means over the splits, or no figures if a split failed.
+    """Return one row per seed with the objective and the mean metrics over the splits; no metrics if a split failed.
 
     If a split is inactive, objective and excess Sharpe ratio are nan, because the study prunes such trials.
     """
@@ -176,10 +177,10 @@ def seed_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def spread_rows(by_seed: Sequence[Row]) -> list[Row]:
-    """Return mean, standard deviation and worst over the new seeds, and the trial's own value, of every figure.
+    """Return mean, standard deviation and worst value of every metric over the new seeds, and the trial's own value.
 
-    If a seed failed, mean and deviation are those of the other seeds, and the worst is nan, because the failed seed may
-    be the worst.
+    If a seed failed, the mean and standard deviation cover the other seeds. The worst value is nan, because the failed
+    seed may be the worst.
     """
     own = next((row for row in by_seed if row["seed"] == 0), {})
     new = [row for row in by_seed if row["seed"] != 0 and not row["failed"]]

@@ -170,7 +170,7 @@ def read_returns(study: optuna.Study, folder: Path) -> StudyReturns:
     whole = [i for i, row in enumerate(rows) if row["in_matrix"]]
     numbers = tuple(mine[i].number for i in whole)
     if best.number not in numbers:
-        raise StudyError(f"the returns of trial {best.number}, the best, are not finite on every test bar")
+        raise StudyError(f"the returns of the best trial, {best.number}, are not finite on every test bar")
     return StudyReturns(
         account=np.stack([returns[i] for i in whole], axis=1),
         equal_weight=layout.equal_weight,

@@ -1,4 +1,4 @@
-"""Finished trials read back with their settings, policies and bars, ready to be evaluated again.
+"""Finished trials, read back with their settings, policies and bars so that they can be evaluated again.
 
 Everything is verified: the data by its hash, the folds one by one, and each policy by the data named in its file. Any
 mismatch is an error that names the file.
@@ -51,14 +51,14 @@ class StoredStudy:
 
     @property
     def identity(self) -> Identity:
-        """Settings the study was started with; `open_stored` rejects a study without them."""
+        """Settings that the study was started with. `open_stored` rejects a study without them."""
         found = identity_in(self.study.user_attrs)
         assert found is not None
         return found
 
     @property
     def seed(self) -> int:
-        """Seed the study was started with."""
+        """Seed that the study was started with."""
         return self.identity.run.seed
 
     @property
@@ -108,7 +108,7 @@ def open_stored(url: URL, name: str, results: Path | None) -> StoredStudy:
         results: parent of the study's results folder; None uses the path stored in the study.
 
     Raises:
-        StudyError: the study does not exist, was created by another program, or has no results.
+        StudyError: the study does not exist, was created by a different program, or has no results.
     """
     study = load_study(url, name)
     if identity_in(study.user_attrs) is None:
@@ -160,7 +160,7 @@ def read_trial(stored: StoredStudy, which: str, data_dir: Path) -> StoredTrial:
     if missing:
         raise StudyError(
             f"trial {number} of study {stored.study.study_name} lacks {len(missing)} of {len(policies)} policies "
-            f"(first: {missing[0]}); a trial that ended before its last split cannot be evaluated again"
+            f"(first: {missing[0]}); a trial that stopped before its last split cannot be evaluated again"
         )
     for fold in data.folds:
         check_policy(stored.folder, found, settings, fold.index)
@@ -171,7 +171,7 @@ def read_settings(study_folder: Path, trial: FrozenTrial) -> TrialSettings:
     """Return the settings that a trial was scored with.
 
     Raises:
-        StudyError: the file is missing, damaged or different from the hash in the database.
+        StudyError: the file is missing or damaged, or does not match the hash in the database.
     """
     check_seal(study_folder, trial, 0, SETTINGS)
     path = trial_folder(study_folder, trial.number) / SETTINGS
@@ -188,7 +188,7 @@ def check_policy(study_folder: Path, trial: FrozenTrial, settings: TrialSettings
     """Return the policy file that a split of a trial was scored with.
 
     Raises:
-        StudyError: the file is missing, unreadable, or from another split, trial or study.
+        StudyError: the file is missing or unreadable, or belongs to a different split, trial or study.
     """
     path = split_folder(study_folder, trial.number, split) / BEST_POLICY
     check_seal(study_folder, trial, split, BEST_POLICY)
@@ -205,7 +205,7 @@ def check_policy(study_folder: Path, trial: FrozenTrial, settings: TrialSettings
 
 # ------------------------------------------------------------------------------------------------------- evaluating
 def tested_segments(trial: StoredTrial, fold: Fold) -> Segments:
-    """Return a fold's test segments with warm-up, as when the trial was scored."""
+    """Return a fold's test segments with their warm-up, as used when the trial was scored."""
     return with_warmup(fold.test, trial.data.dataset.segments, trial.env["lookback"], MAX_LOOKBACK)
 
 
@@ -249,7 +249,7 @@ def _kept_blocks(trial: StoredTrial, fold: Fold) -> dict[int, int]:
 
 # ---------------------------------------------------------------------------------------------------------- checks
 def _same_data(stored: StoredStudy, settings: TrialSettings, data_dir: Path) -> FoldedData:
-    """Return the folds the trial was run on, or raise an error if the data differ."""
+    """Return the folds that the trial was run on, or raise an error if the data differ."""
     wanted = settings.data
     timeframe = settings.timeframe or next(iter(stored.identity.data_sha256))
     folder = data_folder(stored, timeframe, data_dir)
@@ -258,8 +258,8 @@ def _same_data(stored: StoredStudy, settings: TrialSettings, data_dir: Path) -> 
     if data is None or data.dataset.sha256 != wanted.sha256:
         here = "missing" if data is None else f"{data.dataset.label}, sha256 {data.dataset.sha256[:12]}"
         raise StudyError(
-            f"{data_dir} is not the data of study {stored.study.study_name}: {timeframe} is {here}; pass --data-dir "
-            f"with {wanted.label}, sha256 {wanted.sha256[:12]}"
+            f"{data_dir} does not contain the data of study {stored.study.study_name}: {timeframe} is {here}; pass the "
+            f"--data-dir that contains {wanted.label}, sha256 {wanted.sha256[:12]}"
         )
     if tuple(FoldBars(**vars(fold)) for fold in data.folds) != settings.folds:
         raise StudyError(
@@ -270,7 +270,7 @@ def _same_data(stored: StoredStudy, settings: TrialSettings, data_dir: Path) -> 
 
 
 def data_folder(stored: StoredStudy, timeframe: str, data_dir: Path) -> Path:
-    """Return the dataset folder of a timeframe inside a folder of several, or the folder itself."""
+    """Return the subfolder of a timeframe if the folder contains several datasets, otherwise the folder itself."""
     inside = data_dir / timeframe
     is_several = stored.plan.mode != "multi-timeframe" and not (data_dir / "manifest.json").exists()
     return inside if is_several and (inside / "manifest.json").exists() else data_dir

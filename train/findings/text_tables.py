@@ -1,4 +1,4 @@
-"""Tables of figures as plain text and CSV; a row maps column names to values, and undefined values stay empty."""
+"""Tables as plain text and CSV. A row maps column names to values, and undefined values stay empty."""
 
 from __future__ import annotations
 

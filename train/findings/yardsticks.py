@@ -2,9 +2,11 @@
 
 A constant band keeps every coin's weight within [lo, hi] on every bar. It is chosen on a split's training and
 validation folds and traded on its test bars, in the same environment and at the same costs as a policy. First, all
-coins get the same band from a small grid. Then each coin is removed in turn, and stays out if the rest earned more.
+coins get the same band from a small grid. Then each coin is removed in turn. It stays out if the remaining coins earned
+more without it.
 
-The strategies are computed once per study, when it has all its trials, and stored in `<study>/yardsticks.json`.
+The strategies are computed once, when the study has reached its target number of trials, and stored in
+`<study>/yardsticks.json`.
 """
 
 from __future__ import annotations
@@ -222,7 +224,7 @@ def of_bars_json(found: YardsticksOfBars) -> dict[str, Any]:
 def write_yardsticks(
     study: optuna.Study, folder: Path, data: Sequence[FoldedData], volume_30d: float | None, gpu_id: int = -1
 ) -> None:
-    """Compute and store the reference strategies if the study lacks them; a failure is logged and not raised."""
+    """Compute and store the reference strategies if the study lacks them. Failures are logged, not raised."""
     path, uuid = folder / YARDSTICKS_FILE, uuid_in(study.user_attrs)
     fetch_set(study, folder, YARDSTICKS)
     if path.exists():
@@ -233,7 +235,9 @@ def write_yardsticks(
         write_json(path, plain(made) | {"timeframes": timeframes})
         send_set(study, folder, YARDSTICKS, [path])
     except YARDSTICK_ERRORS as error:
-        logger.error("reference strategies: not computed: %s: %s", type(error).__name__, str(error) or "no details")
+        logger.error(
+            "could not compute the reference strategies: %s: %s", type(error).__name__, str(error) or "no details"
+        )
         logger.debug("reference strategies", exc_info=True)
 
 

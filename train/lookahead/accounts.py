@@ -8,7 +8,7 @@ the rows after k
   decay, final reward and early end). Removing rows changes that number, which is not look-ahead, so under such rules
   prices stay constant after k instead (`stopped`).
 
-Observations and actions AT bars <= k must be bitwise equal, and so must rewards, episode ends, equity, cash, coins,
+Observations and actions AT bars <= k must be bit-identical, and so must rewards, episode ends, equity, cash, coins,
 fees and the equal-weight benchmark BOOKED at bars <= k. Both runs use the same code.
 
 Any environment with the single-account interface of docs/simulator.md can be analyzed, including a host's own.
@@ -98,7 +98,7 @@ class EnvReport:
 
 # ------------------------------------------------------------------------------------------------------- policies
 def probe_policy(state_dim: int, action_dim: int, seed: int) -> Act:
-    """Return a fixed function in which every action depends on every column of the observation, for any width."""
+    """Return a fixed function whose actions depend on every column of an observation of any width."""
     weight = np.random.default_rng(seed).uniform(0.5, 1.5, (action_dim, state_dim)) / np.sqrt(state_dim)
     sign = np.random.default_rng(seed + 1).choice([-1.0, 1.0], weight.shape)
     # One buffer for all calls, because a matrix product may round differently on memory with another alignment.
@@ -211,7 +211,7 @@ def analyse_env(
     seed: int,
     on_run: Callable[[], object] = lambda: None,
 ) -> EnvReport:
-    """Trade one segment unchanged and with changed later bars, and compare the runs.
+    """Trade one segment as it is and again with later bars changed, and compare the runs.
 
     Args:
         make_env: function that builds the environment under test from a config.
@@ -240,7 +240,7 @@ def analyse_env(
 
 
 def first_env_difference(full: Trace, other: Trace, last_bar: int, variant: str) -> EnvDifference | None:
-    """Return the first bar up to `last_bar`, and in it the first of FIELDS, that is not bitwise equal."""
+    """Return the first bar up to `last_bar`, and in it the first of FIELDS, that is not bit-identical."""
     n_rows = last_bar - full.first_bar + 1
     # The episode ends with the bars; an earlier end shows in the number of rows.
     names = [name for name in FIELDS if name != "done" or variant != "cut off"]

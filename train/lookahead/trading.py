@@ -1,7 +1,8 @@
 """Look-ahead analysis of trading on a dataset: every environment of this project with a policy or a probe.
 
 A dataset folder holds features but not the bars they were computed from, so this analysis does not cover the
-computation of features. `market.lookahead` checks it on bars, and `market.foresight` by correlations.
+computation of features. `market.lookahead` checks that computation on bars, and `market.foresight` checks it with
+correlations.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def analyse_trading(
     seed: int,
     on_run: Callable[[], object] = lambda: None,
 ) -> TradingReport:
-    """Trade a stretch of the longest segment in every environment, then again with changed later bars.
+    """Trade part of the longest segment in every environment, then again with later bars changed.
 
     Args:
         dataset: dataset to trade.

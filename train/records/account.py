@@ -1,4 +1,4 @@
-"""Performance figures of an account."""
+"""Performance metrics of an account."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEAST_EXPOSURE = 0.01
 
 @dataclass(frozen=True)
 class Metrics:
-    """Performance figures of one account over its traded bars. Rates are fractions: 0.01 is 1 %."""
+    """Performance metrics of one account over its traded bars. Rates are fractions: 0.01 is 1 %."""
 
     bars: int  # number of returns
     total_return: float

@@ -29,7 +29,7 @@ def identity_in(attributes: Mapping[str, Any]) -> Identity | None:
     content = attributes.get(IDENTITY)
     if content is None:
         return None
-    return decode(content, Identity, "the study's identity", advice="pass another --study-name to start over")
+    return decode(content, Identity, "the study's identity", advice="pass a different --study-name to start over")
 
 
 def labels_in(attributes: Mapping[str, Any]) -> tuple[str, ...]:
@@ -48,12 +48,12 @@ def holdout_score_in(attributes: Mapping[str, Any]) -> HoldoutScore | None:
 
 
 def splits_in(attributes: Mapping[str, Any]) -> dict[int, SplitFigures]:
-    """Return the figures of every split that a trial was scored on, by split number. Damaged figures are skipped."""
+    """Return the metrics of every split that a trial was scored on, by split number. Damaged entries are skipped."""
     numbers = {name: name.removeprefix(SPLIT) for name in attributes if name.startswith(SPLIT)}
     found = {}
     for name, number in numbers.items():
         try:
             found[int(number)] = decode(attributes[name], SplitFigures, name)
         except ValueError as error:  # StudyError is a subclass
-            logger.warning("%s of a trial is skipped, because it cannot be read: %s", name, error)
+            logger.warning("skipping %s of a trial, because it cannot be read: %s", name, error)
     return dict(sorted(found.items()))

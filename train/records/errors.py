@@ -1,4 +1,4 @@
-"""Errors whose message is shown to the user."""
+"""Errors whose messages are shown to the user."""
 
 from __future__ import annotations
 

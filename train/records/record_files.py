@@ -1,7 +1,7 @@
 """JSON files of a study as typed records, using the codec of `market`.
 
 Unknown fields are ignored, so that older programs can read newer files. Fields that were added later have defaults. In
-the figures of an account, null stands for nan.
+the metrics of an account, null stands for nan.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def plain(content: Any) -> Any:
 
 
 def _with_undefined(content: Any) -> Any:
-    """Replace null with nan in the figures of an account."""
+    """Replace null with nan in the metrics of an account."""
     if isinstance(content, list):
         return [_with_undefined(value) for value in content]
     if not isinstance(content, dict):
@@ -98,6 +98,6 @@ def with_null(content: Any) -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """Return why a file cannot be read, in one line without its name."""
+    """Return the reason why a file cannot be read, as one line without the file name."""
     text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return text.partition("\n")[0]

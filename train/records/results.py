@@ -10,13 +10,13 @@
     split_<k>/policy_last.safetensors  the policy at the end of training
     split_<k>/equity.npz              the account and equal weight on every test bar
     split_<k>/band.npz                band policies only: band edges and held weights on every test bar
-    split_<k>/result.json             the figures of both; written last, so it marks a finished split
+    split_<k>/result.json             the metrics of both; written last, so it marks a finished split
     split_<k>/checkpoint.safetensors  while the split trains, and after a kill (`train.checkpoint`)
 
 and for a trial that was validated (scripts/validation):
 
     validation.json, .csv             the policies compared with benchmarks, by split and by full path
-    backtest.json, paths.npz          full paths, at several costs (costs.csv) and from other seeds (seeds.csv)
+    backtest.json, paths.npz          full paths, at several costs (costs.csv) and with additional seeds (seeds.csv)
     seed_<i>/split_<k>/               the trial's settings trained from another seed, laid out like a split above
     ../pbo.json, pbo_trials.csv, ...  tests for overfitting of the study's winner
 
@@ -55,8 +55,8 @@ TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY}
 def study_folder(results: Path, about: StudyFile, is_renewed: bool = True) -> Path:
     """Return the study's own folder, creating it on first use.
 
-    If another study with the same name left its results there (its database was moved, for example), those results
-    are not changed. The new folder's name then ends in the beginning of the study's id.
+    If a different study with the same name left its results there (for example, because its database was moved), those
+    results are not changed. The name of the new folder then ends with the first characters of the study's id.
 
     Args:
         results: parent folder of the studies' folders.
@@ -64,7 +64,7 @@ def study_folder(results: Path, about: StudyFile, is_renewed: bool = True) -> Pa
         is_renewed: True overwrites an existing study.json.
 
     Raises:
-        StudyError: both names belong to other studies.
+        StudyError: both names belong to different studies.
     """
     for folder in (results / about.study, results / f"{about.study}-{about.uuid[:8]}"):
         if _claim(folder, about):
@@ -173,7 +173,7 @@ def read_closes(study_folder: Path, timeframe: str, sha256: str) -> tuple[np.nda
     """Return the closes (T, A) and their coins.
 
     Raises:
-        StudyError: the closes belong to other data.
+        StudyError: the closes belong to different data.
         OSError: the file does not exist.
     """
     path = closes_file(study_folder, timeframe)
@@ -200,7 +200,7 @@ def read_filled(study_folder: Path, timeframe: str, sha256: str) -> np.ndarray |
     """Return which closes (T, A) stand for missing bars, or None if an older version did not store that.
 
     Raises:
-        StudyError: the closes belong to other data.
+        StudyError: the closes belong to different data.
         OSError: the file does not exist.
     """
     path = closes_file(study_folder, timeframe)

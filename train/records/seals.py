@@ -1,6 +1,6 @@
 """SHA-256 hashes of a trial's files, stored in the database to detect changed, swapped or missing files.
 
-Every attribute `split_<k>` of a trial lists the files behind the split's figures with their SHA-256. Studies up to
+Every attribute `split_<k>` of a trial lists the files behind the split's metrics with their SHA-256. Studies up to
 commit c6a6d1f have no such hashes. Their files are read unverified and labeled as such.
 """
 

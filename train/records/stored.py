@@ -73,7 +73,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Made:
-    """Origin of a file of figures: the first fields of every such file."""
+    """Origin of a result file: the first fields of every such file."""
 
     study: str
     uuid: str
@@ -153,7 +153,7 @@ class FoldBars:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSettings:
-    """`settings.json`: everything that another run needs to repeat a trial."""
+    """`settings.json`: everything needed to repeat a trial in a new run."""
 
     study: str
     trial: int
@@ -314,7 +314,7 @@ class DeploymentFacts:
 # ------------------------------------------------------------------------------------------------ attributes of a trial
 @dataclass(frozen=True)
 class SplitFigures:
-    """Figures of one split in `result.json` and in the database, limited to those that readers use."""
+    """Metrics of one split in `result.json` and in the database, limited to those that readers use."""
 
     agent: Metrics
     equal_weight: Metrics
@@ -359,7 +359,7 @@ class WorkerIdentity:
 # -------------------------------------------------------------------------------------------------------- holdout.json
 @dataclass(frozen=True)
 class Look:
-    """Facts that determine if another study was evaluated on the same bars."""
+    """Data needed to tell whether a different study was evaluated on the same bars."""
 
     uuid: str
     holdout: Holdout
@@ -376,7 +376,7 @@ class Begun(Look):
 
 @dataclass(frozen=True)
 class TestedBars:
-    """Bars that a study's trials were tested on, so that a choice among these trials has used them."""
+    """Bars that a study's trials were tested on. Choosing among these trials uses these bars."""
 
     first_time_s: int  # close of the first bar, UTC
     last_time_s: int

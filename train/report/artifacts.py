@@ -1,8 +1,8 @@
-"""Pictures of every trial, stored as Optuna artifacts that optuna-dashboard shows on the trial's page.
+"""Plots of every trial, stored as Optuna artifacts that optuna-dashboard shows on the trial's page.
 
-A picture is drawn while the trial is still RUNNING, because Optuna accepts no artifact for a finished trial. It is
-stored in the study's artifact store if there is one. Otherwise it is stored in `<results>/artifacts`, which all
-studies under `<results>` share, as optuna-dashboard requires.
+A plot is drawn while the trial is still RUNNING, because Optuna accepts no artifacts for a finished trial. It is stored
+in the study's artifact store if there is one. Otherwise it is stored in `<results>/artifacts`, which all studies under
+`<results>` share, as optuna-dashboard requires.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ TITLE_CHARACTERS = 54  # characters per line that fit the width of one panel
 
 @contextmanager
 def picture_of(trial: optuna.Trial, study_folder: Path, pictures: Pictures | None = None) -> Iterator[None]:
-    """Run a trial in the context, then draw and upload its picture, whether the trial completed, was pruned or failed.
+    """Run a trial in the context, then draw and upload its plot, whether the trial completed, was pruned or failed.
 
-    If the picture cannot be made, a warning is logged and the trial is not affected. After a signal no picture is made.
+    If the plot cannot be drawn, a warning is logged and the trial is not affected. After a signal, no plot is drawn.
 
     Args:
         trial: trial in state RUNNING.
         study_folder: results folder of the study.
-        pictures: artifact store of the study, or None for `<results>/artifacts`.
+        pictures: artifact store of the study. None means `<results>/artifacts`.
     """
     try:
         yield
@@ -72,16 +72,16 @@ def _upload(trial: optuna.Trial, study_folder: Path, pictures: Pictures | None) 
     try:
         figure = equity_figure(study_folder, trial.number, trial.user_attrs)
         if figure is None:
-            logger.debug("trial %d: no equity picture, because no split has finished", trial.number)
+            logger.debug("trial %d: no equity plot, because no split has finished", trial.number)
             return
         _store(figure, PICTURE, trial, study_folder, pictures)
         band = band_of_trial(study_folder, trial.number, trial.user_attrs)
         if band is not None:
             _store(band, BAND_PICTURE, trial, study_folder, pictures)
     except (*UNREADABLE, StorageInternalError) as error:
-        logger.warning("trial %d: equity picture not made: %s: %s", trial.number, type(error).__name__, error)
+        logger.warning("trial %d: could not draw the equity plot: %s: %s", trial.number, type(error).__name__, error)
         return
-    logger.debug("trial %d: equity picture made in %.2f s", trial.number, time.monotonic() - started)
+    logger.debug("trial %d: equity plot drawn in %.2f s", trial.number, time.monotonic() - started)
 
 
 def _store(figure: Figure, name: str, trial: optuna.Trial, study_folder: Path, pictures: Pictures | None) -> None:
@@ -116,7 +116,7 @@ def _band_path(study_folder: Path, trial_number: int, split: int) -> Path:
 
 
 def equity_figure(study_folder: Path, trial_number: int, user_attrs: Mapping[str, Any]) -> Figure | None:
-    """Return a figure of agent and equal weight on the test folds of every finished split, or None if there is none.
+    """Return a plot of the agent and equal weight on the test folds of every finished split, or None without splits.
 
     Each split starts at 1.
 

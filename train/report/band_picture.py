@@ -38,7 +38,7 @@ class BandView:
         return max(len(self.curves.tickers) - MOST_COINS, 0)
 
     def charts(self) -> Iterator[tuple[str, str, Markup]]:
-        """Yield (ticker, description, chart) twice per coin: for all bars, and for the most active stretch."""
+        """Yield (ticker, description, chart) twice per coin: for all bars, and for the most active period."""
         for coin in shown_coins(self.curves, MOST_COINS):
             ticker, near = self.curves.tickers[coin], close_up(self.curves, coin)
             whole = slice(0, len(self.curves.time_s))
@@ -49,7 +49,7 @@ class BandView:
 
 
 def band_figure(curves: BandCurves, title: str) -> Figure:
-    """Return one figure with two panels per coin: all bars, and next to it the most active stretch."""
+    """Return one plot with two panels per coin: all bars, and next to it the most active period."""
     coins = shown_coins(curves, MOST_COINS)
     hidden = len(curves.tickers) - len(coins)
     title += f"\n{counted(hidden, 'coin')} not shown, whose weight moved least" if hidden else ""
@@ -91,7 +91,7 @@ def draw_coin(figure: FigureBase, curves: BandCurves, coin: int, rows: slice, ti
     form = "%d %b %Y" if curves.time_s[-1] - curves.time_s[0] > 3 * DAY_S else "%d %b %H:%M"
 
     def date(row: float, _: object) -> str:
-        """Return the date of a bar; gaps between accounts take no space on the axis."""
+        """Return the date of a bar. Gaps between accounts take no space on the axis."""
         return datetime.fromtimestamp(int(curves.time_s[int(np.clip(row, 0, last))]), tz=UTC).strftime(form)
 
     below.set(xlim=(0, max(last, 1)), ylim=(-2.0 * top, 102.0 * top))

@@ -1,7 +1,7 @@
-"""Matplotlib charts of a study, as inline SVG for the page and as PNG for pictures.
+"""Matplotlib charts of a study, as inline SVG for the page and as PNG files.
 
-Text in an SVG chart stays text. A chart loads no external files, and the same numbers give the same bytes. The colors
-are those of Okabe and Ito. Every color difference is repeated as a dash, a width or a label.
+Text in an SVG chart stays text. A chart loads no external files, and the same numbers produce the same bytes. The
+colors are those of Okabe and Ito. Curves that differ in color also differ in dash pattern, width or label.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def name_axes(axes: Axes, x: str, y: str) -> None:
 
 
 def name_time(axes: Axes, y: str, most_dates: int = 6) -> None:
-    """Name the axes of a chart over time. Six dates do not touch each other in a chart as narrow as `WIDTH_INCHES`."""
+    """Name the axes of a chart over time. Six dates fit side by side in a chart as narrow as `WIDTH_INCHES`."""
     locator = AutoDateLocator(minticks=3, maxticks=most_dates)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
@@ -92,9 +92,9 @@ def name_time(axes: Axes, y: str, most_dates: int = 6) -> None:
 
 
 def dots(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, titles: Sequence[str] = ()) -> None:
-    """Draw points; in SVG each point has its title as a tooltip.
+    """Draw points. In SVG, each point has its title as a tooltip.
 
-    Points without titles are drawn as one path with round line caps. That takes a fifth of the space of markers.
+    Points without titles are drawn as one path with round line caps. That takes a fifth of the space that markers take.
     """
     if titles:
         axes.scatter(x, y, size**2, color=color, alpha=0.7, linewidths=0, urls=titles, zorder=3)
@@ -109,7 +109,7 @@ def dots(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, titl
 
 
 def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Return about `most` points of a curve at most, including its ends and the extremes of every stretch."""
+    """Return at most about `most` points of a curve, including its ends and the extremes of every section."""
     if len(x) <= most:
         return x, y
     edges = np.linspace(0, len(x), most // 2 + 1).astype(np.int64)

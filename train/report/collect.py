@@ -1,7 +1,7 @@
 """Collection of everything on the report page from the study and its results folder.
 
-Only complete files are read and no lock is taken, so a running study can be reported on. Missing or damaged parts are
-omitted, and the page says so.
+Only complete files are read and no lock is taken, so the report also works while the study is running. Missing or
+damaged parts are omitted, and the page lists them.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ REPORT_ERRORS = (
 
 
 def report_ended_study(study: optuna.Study, folder: Path) -> None:
-    """Write the report page and log its path; a failure is logged with its reason and raises nothing."""
+    """Write the report page and log its path. A failure is logged with its reason and not raised."""
     try:
         page = collect(study, folder)
         write_whole(folder / REPORT_FILE, render(page).encode())
@@ -90,12 +90,12 @@ def report_ended_study(study: optuna.Study, folder: Path) -> None:
             logger.info("%s", line)
         logger.info("report: %s", folder / REPORT_FILE)
     except REPORT_ERRORS as error:
-        logger.error("report: not written: %s: %s", type(error).__name__, str(error).strip() or "no details")
+        logger.error("could not write the report: %s: %s", type(error).__name__, str(error).strip() or "no details")
         logger.debug("report", exc_info=True)
 
 
 def verdict_lines(page: Page) -> list[str]:
-    """Return the log lines of the verdict: the conclusion, the main figures and the hold-out result."""
+    """Return the log lines of the verdict: the conclusion, the main numbers and the hold-out result."""
     figures = "; ".join(f"{name} {number}" for name, number, _ in page.verdict.numbers if name in LOGGED)
     said = [page.verdict.sentences[0], figures, f"Hold-out: {page.holdout}"]
     return [f"verdict: {text}" for text in said if text]
@@ -115,7 +115,7 @@ def write_report(study: optuna.Study, folder: Path, out: Path | None = None) -> 
 
 
 def _settings_of(folder: Path, best: FrozenTrial) -> TrialSettings | None:
-    """Return the settings the best trial was scored with, or None if the file is missing, damaged or different."""
+    """Return the settings that the best trial was scored with, or None if the file is missing, damaged or changed."""
     try:
         check_seal(folder, best, min(best.intermediate_values, default=0), SETTINGS)
     except StudyError as error:
@@ -148,7 +148,7 @@ def collect(study: optuna.Study, folder: Path) -> Page:
 
 
 def _fetch(study: optuna.Study, folder: Path, shown_trial: FrozenTrial | None) -> None:
-    """Fetch files that the page needs and this machine lacks; `read_returns` fetches the curves of the other trials."""
+    """Fetch the files that the page needs and this machine lacks. `read_returns` fetches the other trials' curves."""
     for name in (STUDY_SET, YARDSTICKS, CURVES):
         fetch_set(study, folder, name)
     fetch_splits(study, folder, [shown_trial] if shown_trial else [], TO_SHOW)
@@ -213,7 +213,7 @@ def _band_view(
 
 
 def found(path: Path, type_: type[T]) -> T | None:
-    """Return the record in a file, or None if the file is missing or damaged; damage is logged."""
+    """Return the record in a file, or None if the file is missing or damaged. Damage is logged."""
     if not path.exists():
         return None
     try:
@@ -244,7 +244,7 @@ def _kind(folder: Path, trials: Sequence[FrozenTrial]) -> str:
 
 
 def _law(study: optuna.Study) -> str:
-    """Return the law of the sample market that the study uses, or an empty string for other data."""
+    """Return the law of the sample market that the study uses, or an empty string for any other data."""
     recipes = [recipe_of(label) for label in study.user_attrs.get("data", [])]
     return next((recipe.law.value for recipe in recipes if recipe is not None), "")
 
@@ -355,7 +355,7 @@ def _split_rows(folder: Path, best: FrozenTrial, folds: Sequence[FoldBars], bar_
 
 
 def _figures(scored: SplitFigures | PolicyScore) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the metrics of the agent, including excess Sharpe and hindsight, and those of equal weight."""
+    """Return the agent's metrics, including excess Sharpe ratio and share of hindsight, and those of equal weight."""
     beside = {"excess_sharpe": scored.excess_sharpe}
     beside |= {name: getattr(scored, name) for name in ATTAINABLE if getattr(scored, name) is not UNSET}
     return with_null(asdict(scored.agent)) | beside, _kept(asdict(scored.equal_weight))

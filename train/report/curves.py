@@ -39,7 +39,7 @@ PAGE_SEED = 0  # seed of the random orders, the default of 2_validate.py
 
 
 def read_split(folder: Path, trial_number: int, fold: int) -> Columns | None:
-    """Return the equity file of a split, or None if the file is missing or damaged, which is logged."""
+    """Return the equity file of a split, or None if the file is missing or damaged. The reason is logged."""
     path = split_folder(folder, trial_number, fold) / "equity.npz"
     try:
         return read_equity(path)
@@ -58,7 +58,7 @@ class Market:
 
 
 def read_market(folder: Path, timeframe: str, settings: TrialSettings) -> Market | None:
-    """Return the closing prices and costs of a trial, or None if they were not kept, which is logged."""
+    """Return the closing prices and costs of a trial, or None if they were not kept. The reason is logged."""
     try:
         digest, rules = settings.data.sha256, settings.env_resolved
         if rules is None:
@@ -79,7 +79,7 @@ def tested_paths(
     Args:
         splits: split index -> columns of its equity file, for one trial.
         folds: folds from the trial's settings.
-        market: prices and costs for benchmarks; with None the only benchmark is equal weight.
+        market: prices and costs for benchmarks; if None, the only benchmark is equal weight.
         bars_per_year: number of bars per year at the actual bar spacing.
     """
     plan = [_as_split(fold) for fold in folds]

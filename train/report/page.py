@@ -1,8 +1,8 @@
-"""Report page of a study as one self-contained HTML text.
+"""Report page of a study as one self-contained HTML document.
 
 Rendering is pure: plain values in, text out. `page.html.j2` is the template and `page.css` the style sheet. The page
-loads no script, font, picture or address, and its security policy makes the browser refuse them. Charts are inline
-SVG. All text from a study is escaped. An undefined figure reads "undefined" with the reason, never 0.
+loads no scripts, fonts, images or URLs, and its security policy makes the browser block them. Charts are inline SVG.
+All text from a study is escaped. An undefined metric is shown as "undefined" with the reason, never as 0.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOT_UNDER_A_YEAR = ("annual_return", "calmar")
 
 @dataclass(frozen=True)
 class Column:
-    """Column of the metrics table: its title, its number format, and why a figure in it may be undefined."""
+    """Column of the metrics table: its title, its number format, and why a value in it may be undefined."""
 
     key: str
     title: str
@@ -65,7 +65,7 @@ Figures = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class FigureRow:
-    """Row of the metrics table; None means undefined, and a missing name means not recorded."""
+    """Row of the metrics table. None means undefined, and a missing name means not recorded."""
 
     name: str
     agent: Figures

@@ -1,4 +1,4 @@
-"""Overview picture of a study: value of the trials, splits, and equity of the best trial on its test bars."""
+"""Overview plot of a study: trial values, splits, and the best trial's equity on its test bars."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TITLE_CHARACTERS = 150  # characters per line that fit the width of the picture
 
 
 def plot_study(study: optuna.Study, folder: Path, out: Path) -> Path:
-    """Draw the study's picture as PNG and return `out`. See `figure_of`."""
+    """Draw the study's plot as a PNG file and return `out`. See `figure_of`."""
     buffer = io.BytesIO()
     figure_of(study, folder).savefig(buffer, format="png")
     write_whole(out, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Trials of a study as the report page and the pictures show them."""
+"""Trials of a study, as shown on the report page and in the plots."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def unjudged(reason: str) -> Verdict:
 
 
 def judge(returns: StudyReturns, holdout: bool | None = None) -> Verdict:
-    """Return the verdict on the best trial; the first sentence is the conclusion, which is about alpha returns.
+    """Return the verdict on the best trial. Its first sentence is the conclusion, which is about alpha returns.
 
     Args:
         returns: returns of the study's trials.
@@ -62,13 +62,13 @@ def judge(returns: StudyReturns, holdout: bool | None = None) -> Verdict:
     sentences.append(
         f"The judged account covers {len(returns.bars):,} bars ({days:,.0f} days). It is divided equally among the "
         "policies that tested each bar and rebalanced every bar at no cost. Only the trials of this study are counted, "
-        "although earlier studies of the same bars were attempts too."
+        "although earlier studies on the same bars were attempts as well."
     )
     return Verdict(tuple(sentences), _numbers(own, lead, beta, len(returns.numbers)))
 
 
 def _numbers(own: Assessment, lead: Assessment, beta: float, n_compared: int) -> tuple[tuple[str, str, str], ...]:
-    """Return (name, number, meaning) of each figure behind the verdict."""
+    """Return (name, number, meaning) of each metric behind the verdict."""
     per_year, root = own.bars_per_year, math.sqrt(own.bars_per_year)
     estimate, search, found = own.estimate, own.search, own.overfitting
     days = estimate.n_returns / per_year * 365
@@ -120,7 +120,7 @@ def _text(value: float, decimals: int) -> str:
 
 
 def _share(value: float, rounding: Callable[[float], int] = math.floor) -> str:
-    """Return a percentage rounded against the winner, as in the verdict."""
+    """Return a percentage, rounded against the winner as in the verdict."""
     if not math.isfinite(value):
         return "undefined"
     return f"{rounding(round(value * 1000.0, 6)) / 10.0:.1f} %"

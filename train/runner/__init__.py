@@ -1,4 +1,4 @@
-"""Runs a study: request, preparation, session, workers and their processes.
+"""Execution of a study: request, preparation, session, workers and their processes.
 
-The folder imports `study` and `store`, but no module that reads results. `train.finish` imports both kinds.
+The package imports `study` and `store`, but no module that reads results. `train.finish` combines both.
 """

@@ -1,11 +1,11 @@
 """Worker processes of one study on one machine, supervised by the process that started them.
 
 A worker process runs a module (`train.worker_program`). It receives its orders on standard input, which stays open.
-When standard input closes, the parent has ended, and the worker stops. The worker writes its result to a pipe before it
-exits. A killed worker writes no result and is restarted.
+When standard input closes, the parent process has exited, and the worker stops. The worker writes its result to a pipe
+before it exits. A killed worker writes no result and is restarted.
 
-The parent blocks signals while a worker starts, and the worker inherits this. A signal that arrives before the worker
-handles signals stays pending.
+The parent blocks signals while a worker starts, and the worker inherits the signal mask. A signal that arrives before
+the worker can handle it stays pending.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Worker:
 
 
 class _Lines(logging.StreamHandler):
-    """Log handler that continues after a write error (a full disk, a closed terminal) and reports it once."""
+    """Log handler that reports the first write error (a full disk, a closed terminal) and continues."""
 
     _has_failed = False
 
@@ -85,7 +85,7 @@ class _Lines(logging.StreamHandler):
 
 
 def set_up_logging(level: int | str, prefix: str = "") -> None:
-    """Log this program's lines with times to standard output. Libraries log errors only."""
+    """Log this program's messages with timestamps to standard output. Libraries log only errors."""
     logging.basicConfig(
         level=level, format=f"%(asctime)s {prefix}%(message)s", datefmt="%Y-%m-%d %H:%M:%S",
         handlers=[_Lines(sys.stdout)],
@@ -96,10 +96,11 @@ def set_up_logging(level: int | str, prefix: str = "") -> None:
 
 
 class Supervisor:
-    """Starts workers, restarts killed ones, and forwards the signal that ends them.
+    """Starts workers, restarts killed workers, and forwards the signal that stops them.
 
     Args:
-        request_of: returns the request of a worker from its number, starting at 0, and the remaining seconds.
+        request_of: function that returns a worker's request, given the worker's number, starting at 0, and the
+            remaining seconds.
         shared: data of the study.
         n_workers: number of processes.
         interruption: context manager that is already active.
@@ -125,7 +126,7 @@ class Supervisor:
         self._n_workers = n_workers
 
     def run(self) -> Ending:
-        """Run until all workers have ended, and return the reason."""
+        """Run until all workers have exited, and return the reason."""
         try:
             for number in range(self._n_workers):
                 self._start(number, 0)
@@ -158,7 +159,7 @@ class Supervisor:
             process.stdin.write(pickle.dumps(orders))
             process.stdin.flush()
         except BrokenPipeError:
-            logger.debug("worker %d ended before it received its request", number + 1)
+            logger.debug("worker %d exited before it received its request", number + 1)
         self._crew.append(_Worker(number, process, read_fd, restarts))
 
     def _look_after(self) -> None:
@@ -217,7 +218,7 @@ class Supervisor:
 
 
 def _signal_name(number: int) -> str:
-    """Return a name such as SIGKILL. Real-time signals have no name."""
+    """Return the name of a signal, such as SIGKILL. Real-time signals have no name."""
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 

@@ -40,7 +40,7 @@ def choose_agent(asked: str | None, stored: Identity | None, name: str) -> str:
         name: name of the study.
 
     Raises:
-        StudyError: the study has another agent.
+        StudyError: the study uses a different agent.
     """
     own = None if stored is None else stored.agent
     if own is None or asked == own:
@@ -48,11 +48,12 @@ def choose_agent(asked: str | None, stored: Identity | None, name: str) -> str:
     if asked is not None:
         raise StudyError(
             f"--agent {asked}: study {name} uses agent {own}, whose search space differs; omit --agent to resume the "
-            "study, or pass another --study-name"
+            "study, or pass a different --study-name"
         )
     if own not in TABLES:
         raise StudyError(
-            f"study {name} uses agent {own}, but this version supports {', '.join(TABLES)}; pass another --study-name"
+            f"study {name} uses agent {own}, but this version supports {', '.join(TABLES)}; pass a "
+            "different --study-name"
         )
     return own
 
@@ -116,7 +117,7 @@ def _check_n_envs(n_envs: int, space: Space) -> None:
 
 
 def warn_of_small_budget(space: Space) -> None:
-    """Log a warning if a small --break-step limits searched settings, so that some of their choices are equal."""
+    """Log a warning if a small --break-step limits searched settings, so that some of their choices are equivalent."""
     budget = space.given.get("total_env_steps")
     if budget is None:
         return
@@ -178,8 +179,8 @@ def largest_environment(d: FoldedData, n_envs: int, gpu_id: int) -> Any:
 def check_environments(n_envs: int, gpu_id: int, data: tuple[FoldedData, ...]) -> None:
     """Create the study's largest environments and step them once.
 
-    If too many are requested, this fails here instead of in every trial. Kernels are compiled before the first split is
-    timed. Evaluation is always vectorized, so a request for one environment is checked with two.
+    If too many are requested, the error appears here instead of in every trial. Kernels are compiled before the first
+    split is timed. Evaluation is always vectorized, so a request for one environment is checked with two.
     """
     for d in data:
         try:

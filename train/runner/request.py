@@ -1,4 +1,4 @@
-"""Request for a study: the command line as checked values."""
+"""Request for a study: the validated values of the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAST_BREAK_STEP = 256
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """Values of the command line, checked as far as possible without reading files."""
+    """Values of the command line, validated as far as possible without reading files."""
 
     n_trials: int
     study_name: str | None  # None: derived from the timeframe
@@ -75,8 +75,8 @@ class StudyRequest:
             raise StudyError(f"--volume-30d must be at least 0 USD; received {self.volume_30d:g}")
         if self.study_name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.study_name):
             raise StudyError(
-                f"--study-name must have 1 to 100 letters, digits, _, - or ., because it is also a folder name; "
-                f"received {self.study_name!r}"
+                "--study-name is also a folder name, so it must consist of 1 to 100 letters, digits, _, - or . and "
+                f"must not start with - or .; received {self.study_name!r}"
             )
         self._check_gpu()
 

@@ -53,7 +53,7 @@ from train.study.venue import venue_env
 
 logger = logging.getLogger(__name__)
 
-OTHER_NAME = "pass another --study-name to start over"
+OTHER_NAME = "pass a different --study-name to start over"
 # One-sided test on about a dozen splits or fewer: 4 splits that are all worse than the best trial's have p = 1/16.
 PRUNING_P = 0.1
 
@@ -108,7 +108,7 @@ def open_request(request: StudyRequest, data: tuple[FoldedData, ...] | None = No
 
 
 def _open_store(asked: str | None, own: Identity | None, name: str, is_first: bool) -> str | None:
-    """Return the URL of the study's artifact store after checking that it answers, or None if it has none.
+    """Return the URL of the study's artifact store after checking that it answers, or None if the study has no store.
 
     Args:
         asked: value of `--artifacts`, or None.
@@ -117,12 +117,12 @@ def _open_store(asked: str | None, own: Identity | None, name: str, is_first: bo
         is_first: check that the store answers. Workers skip this, because their parent process did it.
 
     Raises:
-        StudyError: the study uses another store or none, or the store is unavailable.
+        StudyError: the study uses a different store or none, or the store is unavailable.
     """
     known = None if own is None else own.run.artifacts
     if own is not None and asked not in (None, known):
         kept = f"uses {known}" if known else "was created without --artifacts"
-        raise StudyError(f"--artifacts {asked}: study {name} {kept}; omit the flag, or pass another --study-name")
+        raise StudyError(f"--artifacts {asked}: study {name} {kept}; omit the flag, or pass a different --study-name")
     url = asked or known
     if url is not None and is_first:
         open_artifacts(url).reach()
@@ -150,7 +150,7 @@ def work_on(
 def run_workers(
     opened: OpenedStudy, request: StudyRequest, interruption: Interruption, around_trial: AroundTrial, program: str
 ) -> Ending:
-    """Run the trials: with one worker in this process, with several workers in separate processes.
+    """Run the trials: in this process if there is one worker, in separate processes if there are several.
 
     Args:
         opened: the study.
@@ -213,14 +213,14 @@ def _log_store(study: optuna.Study, folder: Path) -> None:
     away = missing_here(study, folder)
     if away:
         logger.warning(
-            "%s ran on %s and left no files in %s, so the report, hold-out, retries and deployments will lack them; "
-            "share --results-dir, or start a study with --artifacts", counted(sum(away.values()), "trial"),
+            "the files of %s that ran on %s are not in %s, so reports, the hold-out, retries and deployments cannot "
+            "use them; share --results-dir, or start a study with --artifacts", counted(sum(away.values()), "trial"),
             brief(", ".join(sorted(away)), 60), folder,
         )  # fmt: skip
 
 
 def missing_here(study: optuna.Study, folder: Path) -> Counter[str]:
-    """Count the trials of other machines, by host, that have no folder in this machine's results."""
+    """Count by host the trials of other machines that have no folder in this machine's results."""
     hosts: Counter[str] = Counter()
     for trial in study.get_trials(deepcopy=False):
         worker = worker_of(trial)
@@ -248,9 +248,9 @@ def log_lookahead(data: tuple[FoldedData, ...]) -> None:
 
 
 def log_venue(d: FoldedData, volume_30d: float | None) -> None:
-    """Log the venue's rules and fees for all environments."""
+    """Log the venue's rules and fees, which apply to all environments."""
     venue, rate = d.dataset.venue, venue_env(d.dataset, volume_30d)["fee_rate"]
-    logger.info("venue: %s; taker fee %.2f %% for a volume of %s USD in 30 days (fees of %s)",
+    logger.info("venue: %s; taker fee %.2f %% for a 30-day volume of %s USD (fees as of %s)",
                 venue.label, 100.0 * rate, f"{volume_30d or 0.0:,.0f}", venue.fees_as_of)  # fmt: skip
     missing = venue.unlisted(d.dataset.tickers)
     if missing:
@@ -259,7 +259,7 @@ def log_venue(d: FoldedData, volume_30d: float | None) -> None:
 
 
 def make_pruner(name: str) -> optuna.pruners.BasePruner:
-    """Return the pruner. `wilcoxon` stops trials whose paired splits are worse than the best trial's; `none` never."""
+    """Return the pruner. `wilcoxon` stops trials that are worse than the best trial on paired splits; `none` is off."""
     if name == "none":
         return optuna.pruners.NopPruner()
     with experimental_allowed():

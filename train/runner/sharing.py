@@ -1,7 +1,7 @@
 """Bars of a study in memory shared by all environments and workers of a machine.
 
 The main process writes every array into an anonymous file (memfd, or an unnamed temporary file) and passes the open
-file to its workers. All processes map the same pages, which are freed when the last process ends. Features are stored
+file to its workers. All processes map the same pages, which are freed when the last process exits. Features are stored
 newest first, as in observations. The batched environment uses them in place on a CPU
 (`environment_Alpaca_vectorized.lookback_windows`) and copies them to a GPU.
 """
@@ -25,7 +25,7 @@ FIELDS = ("price", NEWEST_FIRST, "time", "filled")
 
 @dataclass(frozen=True)
 class SharedArray:
-    """Location of a shared array, valid in this process and in those that inherit the file."""
+    """Location of a shared array, valid in this process and in processes that inherit the file."""
 
     fd: int
     dtype: str
@@ -41,7 +41,7 @@ class SharedArray:
 
 @dataclass(frozen=True)
 class SharedData:
-    """Datasets of a study without their arrays, and the locations of the arrays. Small, and can be pickled."""
+    """Datasets of a study without their arrays, and the arrays' locations. The object is small and can be pickled."""
 
     folded: tuple[FoldedData, ...]  # with empty arrays
     arrays: tuple[dict[str, SharedArray], ...]  # per dataset: field -> location
@@ -61,7 +61,7 @@ class SharedData:
 
 @contextmanager
 def shared_data(data: Sequence[FoldedData]) -> Iterator[SharedData]:
-    """Share the arrays. Open arrays stay valid after the context, but no process can open more."""
+    """Share the arrays. After the context, open arrays stay valid, but no process can open additional arrays."""
     arrays: list[dict[str, SharedArray]] = []
     try:
         for d in data:

@@ -114,7 +114,7 @@ def _run_trials(
             trial = _run_trial(study, objective, taken, around_trial)
         except TrialLostError:
             logger.warning("trial %d: no longer in the database, which was restored from an earlier copy; its result "
-                           "is not used", taken.number)  # fmt: skip
+                           "is discarded", taken.number)  # fmt: skip
             continue
         with read_once(study):
             objective.reporter.trial_finished(trial)
@@ -162,7 +162,7 @@ def _n_counted(trials: list[FrozenTrial]) -> int:
 def _run_trial(
     study: optuna.Study, objective: Objective, trial: optuna.Trial, around_trial: AroundTrial
 ) -> FrozenTrial:
-    """Run a trial of this worker and write its end to the database, waiting as long as necessary."""
+    """Run a trial of this worker and write its outcome to the database, waiting as long as necessary."""
     end: TrialEnd | None = None
     with Heartbeat(study, trial._trial_id):
         try:
@@ -174,8 +174,8 @@ def _run_trial(
             if _trial(study, trial.number).state == TrialState.RUNNING:
                 tell(study, trial.number, TrialEnd(TrialState.FAIL))
                 raise
-            logger.warning("trial %d: counted as dead and was retried while it ran; the retry reuses its finished "
-                           "splits (%s)", trial.number, brief(str(error), 80))  # fmt: skip
+            logger.warning("trial %d: considered dead and retried while it was still running; the retry reuses its "
+                           "finished splits (%s)", trial.number, brief(str(error), 80))  # fmt: skip
         except Interrupted:
             with suppress(UpdateFinishedTrialError, ValueError):  # the end was written, but its answer was lost
                 tell(study, trial.number, end or TrialEnd(TrialState.FAIL))
@@ -222,7 +222,7 @@ def _reason(trial: FrozenTrial) -> str:
 
 
 def _kind_of_failure(trial: FrozenTrial) -> str:
-    """Return the reason without numbers, so that nan losses at different steps are the same failure."""
+    """Return the reason without its numbers, so that nan losses at different steps count as the same failure."""
     return re.sub(r"\d+", "#", _reason(trial))
 
 

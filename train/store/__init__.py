@@ -1,4 +1,4 @@
-"""Storage of a study: database address, lock, retries, heartbeats, dead workers, and the artifact store.
+"""Storage of a study: database address, lock, retries, heartbeats, dead workers and artifact store.
 
-The folder uses Optuna, SQLAlchemy and boto3, and does not depend on training.
+The package uses Optuna, SQLAlchemy and boto3, and does not depend on training.
 """

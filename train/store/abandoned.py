@@ -1,4 +1,4 @@
-"""Trials of dead workers: marked as failed, completed from their stored end, or queued again."""
+"""Trials of dead workers. They are marked as failed, completed from their stored outcome, or queued again."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ logger = logging.getLogger(__name__)
 def fail_abandoned_trials(study: Study, study_folder: Path | None = None) -> list[int]:
     """Fail the RUNNING trials of dead workers, queue their settings again, and return their numbers.
 
-    A worker on this machine is checked directly. A worker elsewhere is dead if its heartbeat stopped. If a trial has
-    already ended and only the database lacks its end, the end is written instead.
+    A worker on this machine is checked directly. A worker on a different machine is considered dead if its heartbeat
+    stopped. If a trial has already finished and only the database lacks its outcome, the outcome is written instead.
 
     Args:
         study: study whose trials are checked.
-        study_folder: folder of its results, where ends of trials are stored.
+        study_folder: folder of its results, where outcomes of trials are stored.
     """
     stale, failed = _stale_trials(study), []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -59,7 +59,7 @@ def fail_abandoned_trials(study: Study, study_folder: Path | None = None) -> lis
 
 
 def _stale_trials(study: Study) -> set[int]:
-    """Return ids of RUNNING trials whose heartbeat stopped and did not return within two intervals.
+    """Return the ids of RUNNING trials whose heartbeat stopped and did not resume within two intervals.
 
     All heartbeats appear stale just after the database was unreachable or its clock was changed.
     """
@@ -78,7 +78,7 @@ def fail_and_retry(study: Study, trial: FrozenTrial, reason: str, was_killed: bo
 
 
 def queue_retry(study: Study, trial: FrozenTrial, was_killed: bool = True) -> None:
-    """Queue a failed trial's settings again, at most MAX_KILLS times after kills, which the settings may cause."""
+    """Queue a failed trial's settings again. After a kill, this happens at most MAX_KILLS times."""
     history = [*trial.user_attrs.get(RETRY_OF, []), trial.number]
     kills = trial.user_attrs.get(KILLS, 0) + was_killed
     params = trial.system_attrs.get("fixed_params", {}) | trial.params  # queued settings, and those sampled so far
@@ -88,10 +88,10 @@ def queue_retry(study: Study, trial: FrozenTrial, was_killed: bool = True) -> No
 
 
 def refuse_other_code(study: Study) -> None:
-    """Refuse to join a study while another process runs one of its trials with other code.
+    """Refuse to join a study while a different process runs one of its trials with different code.
 
     Raises:
-        StudyError: the codes differ, so the values of the trials could not be compared.
+        StudyError: the code differs, so the values of the trials would not be comparable.
     """
     stale, ours = set(patient_storage(study)._get_stale_trial_ids(study._study_id)), code_of_trials()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -99,8 +99,8 @@ def refuse_other_code(study: Study) -> None:
         if worker is None or worker.code in ("", ours) or _is_abandoned(study, trial, trial._trial_id in stale):
             continue
         raise StudyError(
-            f"study {study.study_name}: {worker.host} runs other code (SHA-256 {worker.code}, here {ours}), so values "
-            "could not be compared; install one version on all machines, or wait until that trainer has ended"
+            f"study {study.study_name}: {worker.host} runs different code (SHA-256 {worker.code}, here {ours}), so "
+            "values would not be comparable; install the same version on all machines, or wait until that trainer exits"
         )
 
 
@@ -119,7 +119,7 @@ def queue_lost_retries(study: Study) -> None:
 
 
 def _is_abandoned(study: Study, trial: FrozenTrial, is_stale: bool) -> bool:
-    """Return True if the process of a RUNNING trial is dead. `is_stale` means that its heartbeat stopped.
+    """Return True if the process of a RUNNING trial is dead. `is_stale` means that its heartbeat has stopped.
 
     This process runs no trial while it checks. A running trial of its own comes from a restored copy of the server.
     """
@@ -135,7 +135,7 @@ def _is_abandoned(study: Study, trial: FrozenTrial, is_stale: bool) -> bool:
 def _has_lasted(study: Study, trial: FrozenTrial, moment: datetime | None) -> bool:
     """Return True if a trial has been in its state, which it entered at `moment`, for at least GRACE_S.
 
-    On a server, `moment` may come from the clock of another machine. The time is then counted from when this process
+    On a server, `moment` may come from a different machine's clock. The time is then counted from when this process
     first saw the trial in that state.
     """
     storage, now_s = patient_storage(study), time.monotonic()
@@ -147,8 +147,8 @@ def _has_lasted(study: Study, trial: FrozenTrial, moment: datetime | None) -> bo
 def _age_s(moment: datetime | None) -> float:
     """Return the seconds since a time that Optuna stored, or infinity for None.
 
-    Optuna 5 stores UTC and returns local time. In the hour that occurs twice when daylight saving ends, the later time
-    is used unless it is in the future.
+    Optuna 5 stores UTC and returns local time. In the hour that occurs twice at the end of daylight saving time, the
+    later time is used unless it is in the future.
     """
     if moment is None:
         return float("inf")

@@ -81,7 +81,7 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 def connect_args(url: URL) -> dict[str, Any]:
-    """Return connection options that let either side detect a lost peer within a minute.
+    """Return connection options with which each side detects a lost peer within a minute.
 
     Keepalives cover idle connections. Unacknowledged data has a separate time limit.
     """

@@ -1,4 +1,4 @@
-"""Files of a study in its artifact store: sent from where they are created, fetched where they are missing.
+"""Files of a study in its artifact store. The machine that creates a file sends it, and machines that lack it fetch it.
 
 The database holds the SHA-256 of every file, and the store holds the file under `<id of the study>/<SHA-256>`. Fetched
 files are verified against this hash. The hashes of a split's files are in the trial's attribute `split_<k>`
@@ -86,28 +86,28 @@ class StudyArtifacts:
         self.store.insist(calls, self.lasts_s)
 
     def send_checkpoint(self, path: Path) -> str:
-        """Send a checkpoint without retries, because the next one follows soon. Return its hash, or "" on failure."""
+        """Send a checkpoint without retries, because another one follows soon. Return its hash, or "" on failure."""
         digest = file_sha256(path)
         try:
             self.store.insist([partial(self.store.write, f"{self.uuid}/{digest}", path.read_bytes())], lasts_s=0.0)
         except OSError as error:
-            logger.warning("%s: cannot be sent to %s (%s); training continues, and the next checkpoint is sent",
-                           path, self.store.url, error.strerror)  # fmt: skip
+            logger.warning("could not send %s to %s (%s); training continues, and the next checkpoint will be sent "
+                           "instead", path, self.store.url, error.strerror)  # fmt: skip
             return ""
         return digest
 
     def remove(self, digests: Iterable[str]) -> None:
-        """Remove files that are no longer needed. Files that cannot be removed now remain."""
+        """Remove files that are no longer needed. Files that cannot be removed are left in the store."""
         try:
             self.store.insist([partial(self.store.remove, f"{self.uuid}/{digest}") for digest in digests], lasts_s=0.0)
         except OSError as error:
-            logger.debug("an old checkpoint remains in %s: %s", self.store.url, error.strerror)
+            logger.debug("could not remove an old checkpoint from %s: %s", self.store.url, error.strerror)
 
     def fetch(self, wanted: Mapping[Path, str]) -> None:
         """Fetch files (path -> SHA-256) that are missing on this machine.
 
-        Existing files are not changed; their readers verify the hash. Files that are missing or altered in the store
-        are not written, and a warning is logged.
+        Existing files are not changed, because their readers verify the hash. Files that are missing or altered in the
+        store are not written, and a warning is logged.
 
         Raises:
             StoreAwayError: the store is unreachable for longer than `lasts_s`.
@@ -135,7 +135,7 @@ class StudyArtifacts:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Artifact store for Optuna and its dashboard: pictures of one study's trials, without retries."""
+    """Artifact store for Optuna and its dashboard: plots of one study's trials, without retries."""
 
     store: Artifacts
     uuid: str
@@ -158,7 +158,7 @@ class Pictures:
 
 
 def pictures_in(attributes: Mapping[str, Any]) -> Pictures | None:
-    """Return the picture store of a study with these attributes, or None if it has no artifact store."""
+    """Return the store for the plots of a study with these attributes, or None if the study has no artifact store."""
     url = url_in(attributes)
     return None if url is None else Pictures(open_artifacts(url), uuid_in(attributes))
 
@@ -175,7 +175,7 @@ def send_set(study: Study, folder: Path, name: str, paths: Iterable[Path]) -> No
     """Send files that belong to no split, and store their hashes in the study's attribute `files_<name>`.
 
     Args:
-        study: study; without an artifact store nothing happens.
+        study: study. Without an artifact store, nothing happens.
         folder: folder of the study's or a trial's results.
         name: name of the set. Files already in the set remain in it.
         paths: paths below `folder`. Missing files are skipped.
@@ -203,7 +203,7 @@ def fetch_set(study: Study, folder: Path, name: str) -> None:
 def split_files(
     study_folder: Path, trial: FrozenTrial, names: Sequence[str] = EVERY_FILE, split: int | None = None
 ) -> Iterator[tuple[Path, str]]:
-    """Yield path and SHA-256 of these files for one split, or for every split that the trial was scored on."""
+    """Yield the path and SHA-256 of these files for one split, or for every split that the trial was scored on."""
     for key, value in trial.user_attrs.items():
         number = key.removeprefix(SPLIT)
         is_wanted = number != key and number.isdecimal() and split in (None, int(number))
@@ -216,8 +216,8 @@ def split_files(
 def fetch_splits(study: Study, folder: Path, trials: Iterable[FrozenTrial], names: Sequence[str] = EVERY_FILE) -> None:
     """Fetch these files of the trials' splits if they are missing in the study's results.
 
-    A local file of a trial that ran on another machine is a copy. If its hash differs from the hash in the database,
-    it is renamed to `<name>.stale` and fetched again. This happens after a restore of an earlier database.
+    A local file of a trial that ran on a different machine is a copy. If its hash differs from the hash in the
+    database, it is renamed to `<name>.stale` and fetched again. This happens after a restore of an earlier database.
     """
     ours, wanted = artifacts_of(study), dict[Path, str]()
     if ours is None:
@@ -241,7 +241,7 @@ def _set_stale_aside(files: Mapping[Path, str]) -> None:
 
 # --------------------------------------------------------------------------------------------------- the study's folder
 def results_of(study: Study, results: Path | None) -> Path:
-    """Return the folder of a study's results on this machine. It is created from the artifact store if it is missing.
+    """Return the folder of a study's results on this machine. If it is missing, create it from the artifact store.
 
     Args:
         study: study as read from its database.

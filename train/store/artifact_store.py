@@ -52,7 +52,7 @@ def artifacts_url(text: str, base: Path) -> str:
         base: folder that relative paths refer to.
 
     Raises:
-        StudyError: the URL has another scheme, or contains keys. The message does not repeat keys.
+        StudyError: the URL has an unsupported scheme or contains keys. The message does not repeat the keys.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme == "file":
@@ -78,7 +78,7 @@ def folder_of(url: str) -> Path | None:
 
 
 class _Folder(FileSystemArtifactStore):
-    """Optuna's folder store with atomic writes: a killed write leaves the previous file."""
+    """Optuna's folder store with atomic writes. An interrupted write leaves the previous file."""
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         if not self._base_path.is_dir():  # retried: the file system may not be mounted yet
@@ -87,7 +87,7 @@ class _Folder(FileSystemArtifactStore):
 
 
 class StoreAwayError(OSError):
-    """Raised when the store is unreachable, refuses access or is full, and the waiting time is over."""
+    """Raised if the store is unreachable, denies access or is full, and the maximum wait is over."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Artifacts:
         url: URL of the store, which is also its name in the log.
         backend: Optuna's store.
         prefix: prefix of every key, either "" or ending in a slash.
-        troubles: exceptions that the backend raises if it is unreachable, refuses access or is full.
+        troubles: exceptions that the backend raises if it is unreachable, denies access or is full.
         pool: threads in which calls run.
     """
 
@@ -153,10 +153,10 @@ class Artifacts:
                 yield Listed(key, known.st_size, datetime.fromtimestamp(known.st_mtime, UTC))
 
     def reach(self) -> None:
-        """Write and remove a small object, so that a wrong URL or wrong keys fail at the start.
+        """Write and remove a small object, so that a wrong URL or wrong keys are detected at the start.
 
         Raises:
-            StudyError: the store does not answer or refuses access.
+            StudyError: the store does not answer or denies access.
         """
         try:
             folder = folder_of(self.url)
@@ -164,7 +164,7 @@ class Artifacts:
                 folder.mkdir(parents=True, exist_ok=True)
             self.insist([self._probe], lasts_s=0.0)
         except OSError as error:
-            raise StudyError(f"--artifacts {self.url}: cannot be used: {error.strerror}") from error
+            raise StudyError(f"cannot use --artifacts {self.url}: {error.strerror}") from error
 
     def _probe(self) -> None:
         self.write(PROBE, b"")
@@ -198,7 +198,7 @@ class Artifacts:
         return [done[i] for i in range(len(calls))]
 
     def _await(self, call: AsyncResult[Any], wait: Wait, lasts_s: float) -> None:
-        """Wait until a call ends, with or without an error."""
+        """Wait until a call finishes, with or without an error."""
         began_s = time.monotonic()
         call.wait(POLL_S)
         while not call.ready():
@@ -250,7 +250,7 @@ def open_artifacts(url: str) -> Artifacts:
     try:
         client: Any = boto3.Session().client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
-        raise StudyError(f"--artifacts {url}: boto3 cannot be used: {reason_of(error)}") from error
+        raise StudyError(f"cannot use boto3 for --artifacts {url}: {reason_of(error)}") from error
     client.upload_fileobj = partial(client.upload_fileobj, Config=TransferConfig(use_threads=False))
     troubles = (OSError, BotoCoreError, ClientError, HTTPError)
     return Artifacts(url, Boto3ArtifactStore(bucket, client), f"{prefix}/" if prefix else "", troubles, pool)

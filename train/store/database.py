@@ -1,8 +1,9 @@
-"""The database of a study: open it, check its identity, and take its next trial.
+"""Database of a study: opening it, checking the study's identity, and taking the next trial.
 
-The default is SQLite with a write-ahead log. Workers on several machines use PostgreSQL. Other servers are refused,
-because the workers' lock is implemented only for these two. A study stores its identity (`train.study.identity`) as a
-user attribute. A run with the same name and a different identity is refused, because its trials could not be compared.
+The default is SQLite with a write-ahead log. Workers on several machines use PostgreSQL. Other database servers are
+rejected, because the workers' lock is implemented only for these two. A study stores its identity
+(`train.study.identity`) as a user attribute. A run with the same name and a different identity is rejected, because its
+trials would not be comparable.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ def open_study(
         name: name of the study.
         identity: plain JSON values that must equal the stored ones.
         must_exist: refuse to create a new study.
-        pruner: decides after every split if a trial continues.
-        absent: part -> name -> the value that applies if a stored identity lacks the name.
+        pruner: decides after every split whether a trial continues.
+        absent: part -> name -> the value to use if a stored identity lacks the name.
 
     Raises:
-        StudyError: the study is missing, has another identity or direction, or the database cannot be used.
+        StudyError: the study is missing or has a different identity or direction, or the database cannot be used.
     """
     if must_exist:
         study = load_study(url, name, math.inf)
@@ -110,7 +111,7 @@ def load_study(url: URL, name: str, lasts_s: float | None = None) -> Study:
 
 
 def study_names(url: URL) -> dict[str, str]:
-    """Return id -> name of every study in a database that this program created, without creating anything.
+    """Return id -> name of every study that this program created in a database, without creating anything.
 
     Raises:
         StudyError: the database does not exist or cannot be used.
@@ -177,7 +178,7 @@ def _open_storage(url: URL, lasts_s: float) -> PatientStorage:
 
 @cache
 def _open_server(url: URL, lasts_s: float) -> PatientStorage:
-    """Open a server's database once per process. Over a network, opening costs as much as several trials."""
+    """Open a server's database once per process. Over a network, opening it takes as long as several trials."""
     from train.store.server_connection import engine_options  # requires psycopg, which SQLite does not need
 
     return _opened(url, lasts_s, ServerStorage, engine_options(url, lasts_s) | {"pool_size": 2})
@@ -205,7 +206,7 @@ def _opened(url: URL, lasts_s: float, kind: type[PatientStorage], options: dict[
     try:
         storage = insist(opened, shown_url(url), lasts_s, is_locked if path else passes)
     except (SQLAlchemyError, sqlite3.Error, ImportError, RuntimeError, OSError) as error:
-        raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason_of(error)}") from error
+        raise StudyError(f"cannot use --storage {shown_url(url)}: {reason_of(error)}") from error
     storage.lasts_s = lasts_s
     return storage
 
@@ -232,7 +233,7 @@ def _prepare_sqlite(path: Path) -> None:
 def _check_identity(
     study: Study, identity: Mapping[str, Any], url: URL, absent: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Store the identity in a new study, and raise StudyError if an existing study has another one."""
+    """Store the identity in a new study, or raise StudyError if an existing study has a different identity."""
     stored = study.user_attrs.get(IDENTITY)
     if stored is None and not study.get_trials(deepcopy=False) and study.direction == StudyDirection.MAXIMIZE:
         study.set_user_attr(UUID, uuid.uuid4().hex)
@@ -242,8 +243,8 @@ def _check_identity(
     what = _first_difference(study, stored, identity, absent)
     if what:
         raise StudyError(
-            f"study {study.study_name} in {shown_url(url)} {what}, so its trials and new ones are not comparable; pass "
-            "the original flags, or another --study-name"
+            f"study {study.study_name} in {shown_url(url)} {what}, so new trials would not be comparable with its "
+            "trials; pass the original flags, or a different --study-name"
         )
 
 
@@ -253,7 +254,7 @@ def _first_difference(
     identity: Mapping[str, Any],
     absent: Mapping[str, Mapping[str, Any]],
 ) -> str:
-    """Return the first difference as the predicate of a sentence, or "" if there is none."""
+    """Return the first difference as the predicate of a sentence, or "" if the identities are equal."""
     if len(study.directions) != 1 or study.direction != StudyDirection.MAXIMIZE:
         return "minimizes or has several objectives instead of maximizing one"
     if stored is None:

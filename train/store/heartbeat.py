@@ -1,6 +1,6 @@
-"""Heartbeat of a running trial, which a separate thread writes to the database every half minute.
+"""Heartbeat of a running trial. A separate thread writes it to the database every half minute.
 
-Optuna's heartbeat thread ends with a traceback if the database is briefly unreachable. This thread continues.
+Optuna's own heartbeat thread dies with a traceback if the database is briefly unreachable. This thread continues.
 """
 
 from __future__ import annotations
@@ -51,5 +51,5 @@ class Heartbeat:
                 wait = None
 
     def _wait(self) -> Wait:
-        """Return the wait for the next heartbeat, the only wait during training that notices a lost database."""
+        """Return the wait for the next heartbeat. During training, only this wait notices an unreachable database."""
         return Wait(f"the database {self._storage.database_name} to accept heartbeats", QUIET_S, 0.0)

@@ -1,4 +1,4 @@
-"""The lock of a study's workers, and the first connection to a server."""
+"""Lock of a study's workers, and the first connection to a server."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from train.store.waiting import open_lock_file, take_file_lock, take_lock
 
 @contextmanager
 def study_lock(url: URL, purpose: str = "") -> Iterator[Callable[[], bool]]:
-    """Hold the lock for counting trials and taking the next one, so that workers stop exactly at the target.
+    """Hold the lock for counting trials and taking the next trial, so that workers stop exactly at the target.
 
     The lock is a file next to an SQLite database, or an advisory lock of a PostgreSQL server. Either is released when
     its holder dies.
 
     Args:
         url: URL of the database.
-        purpose: locks with different purposes do not exclude one another.
+        purpose: locks with different purposes are independent.
 
     Yields:
         A function that returns True while the lock is held. A server that restarts loses its locks.
@@ -40,7 +40,7 @@ def study_lock(url: URL, purpose: str = "") -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _file_lock(path: Path, purpose: str) -> Iterator[Callable[[], bool]]:
-    """Lock a file next to the resolved database path, so that all links to a database share its lock."""
+    """Lock a file next to the resolved database path, so that all links to a database share one lock."""
     suffix = f".{_digest(purpose).hex()[:8]}.lock" if purpose else ".lock"
     real = path.resolve()
     lock = real.with_name(f"{real.name}{suffix}")
@@ -70,11 +70,11 @@ def reach(url: URL) -> None:
         _ask_once(url)
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise StudyError(f"--storage {shown_url(url)}: cannot be used: {reason}") from error
+        raise StudyError(f"cannot use --storage {shown_url(url)}: {reason}") from error
 
 
 def wait_for_database(url: URL) -> None:
-    """Wait until a server answers. Workers call this, as their server was reached before. SQLite needs no wait.
+    """Wait until a server answers. Workers call this, because their parent has reached the server. No-op for SQLite.
 
     Raises:
         DBAPIError: the error is permanent.
@@ -96,7 +96,7 @@ def _ask_once(url: URL) -> None:
 
 @cache
 def _lock_engine(url: URL) -> Engine:
-    """Return an engine that keeps its connection between locks, because a new one costs as much as taking a trial."""
+    """Return an engine that keeps its connection between locks, because connecting takes as long as taking a trial."""
     from train.store.server_connection import server_engine  # requires psycopg, which SQLite does not need
 
     return server_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)

@@ -1,9 +1,9 @@
-"""Retries for a database that is locked, full, restarting or unreachable. A study waits for it and loses no results.
+"""Retries for a database that is locked, full, restarting or unreachable. A study waits and loses no results.
 
-Every database operation of Optuna is retried with increasing pauses until it succeeds. All operations can be repeated
-safely, even if the first attempt succeeded and only its answer was lost: they write values that may already be stored,
-and a trial carries a token that identifies the attempt that created or took it. Permanent errors (a damaged file, a
-missing table) are raised immediately.
+Every Optuna database operation is retried with increasing pauses until it succeeds. All operations can be repeated
+safely, even if the first attempt succeeded and only its answer was lost. Values are simply written again. A token in
+each trial identifies the attempt that created or took the trial. Permanent errors (a damaged file, a missing table) are
+raised immediately.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TrialLostError(Exception):
 
 
 def passes(error: BaseException) -> bool:
-    """Return True if a database error is temporary or can be fixed by an administrator."""
+    """Return True if a database error is temporary or if an administrator can fix it."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if isinstance(cause, PendingRollbackError):  # the connection was lost during a transaction
         return True
@@ -145,7 +145,7 @@ class PatientStorage(RDBStorage):
             trial.number, trial.datetime_start, trial._trial_id = row.number, row.datetime_start, row.trial_id
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Set state and values. Repeating an identical end succeeds, because the first answer may be lost."""
+        """Set state and values. Repeating an identical call succeeds, because the first answer may be lost."""
         if state == TrialState.RUNNING:
             token = uuid.uuid4().hex
             is_taken = self._take(trial_id, token)
@@ -161,7 +161,7 @@ class PatientStorage(RDBStorage):
             raise
 
     def _take(self, trial_id: int, token: str) -> bool:
-        """Set a WAITING trial RUNNING; return False if another process did. The token identifies retries."""
+        """Set a WAITING trial to RUNNING; return False if another process was faster. The token identifies retries."""
 
         def take() -> bool:
             with _create_scoped_session(self.scoped_session) as session:
@@ -178,7 +178,7 @@ class PatientStorage(RDBStorage):
 
 
 def _running_trial() -> FrozenTrial:
-    """Return the trial that Optuna creates without a template."""
+    """Return a trial like the one that Optuna creates when no template is given."""
     return FrozenTrial(number=-1, state=TrialState.RUNNING, value=None, datetime_start=datetime.now(),
                        datetime_complete=None, params={}, distributions={}, user_attrs={}, system_attrs={},
                        intermediate_values={}, trial_id=-1)  # fmt: skip

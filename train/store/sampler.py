@@ -1,4 +1,4 @@
-"""Sampler of a study, seeded per trial number, so samples do not depend on the worker or on the order."""
+"""Sampler of a study. It is reseeded for each trial number, so samples do not depend on worker or order."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class SamplerByNumber(BaseSampler):
 
     A resumed study continues as if it had not been interrupted. A sampler seeded only once would restart its random
     sequence and repeat its first trials. For the same reason, parallel workers do not sample duplicates, and queued
-    trials with some fixed settings differ in all others. RUNNING trials count as bad ones (`constant_liar`), so that
-    the neighborhood of a running trial is avoided.
+    trials that fix some settings differ in all others. RUNNING trials count as bad ones (`constant_liar`), so that the
+    neighborhood of a running trial is avoided.
 
     Args:
         seed: seed of the study.

@@ -1,4 +1,4 @@
-"""PostgreSQL connections that log long waits and end them at a signal or a timeout.
+"""PostgreSQL connections that log long waits and abort them on a signal or a timeout.
 
 psycopg waits for a socket in slices of a tenth of a second, between which Python handles signals. Every answer passes
 through `Connection.wait`, which handles signals, limits the server's silence and logs it. A connection is opened in a
@@ -42,11 +42,11 @@ class Silence:
         self._began_s = time.monotonic()
 
     def broken(self) -> None:
-        """Restart the timer after an answer."""
+        """Restart the timer after an answer from the server."""
         self._began_s = time.monotonic()
 
     def look(self) -> None:
-        """Check the silence, and log it if a line is due.
+        """Check the duration of the silence, and log it if a line is due.
 
         Raises:
             SilenceError: the silence exceeds the limit.
@@ -61,7 +61,7 @@ class Silence:
 
 
 class Connection(psycopg.Connection[Any]):
-    """psycopg connection whose waits are monitored.
+    """psycopg connection with monitored waits.
 
     Attributes:
         database: name in the log.
@@ -72,7 +72,7 @@ class Connection(psycopg.Connection[Any]):
     answer_s = ANSWER_S
 
     def wait(self, gen: PQGen[Result], *_: Any, **__: Any) -> Result:
-        """Wait as psycopg does, but close the connection at a signal or after a long silence.
+        """Wait as psycopg does, but close the connection on a signal or after a long silence.
 
         Canceling the query instead would require another wait.
         """
@@ -85,7 +85,7 @@ class Connection(psycopg.Connection[Any]):
 
 
 def _watched(gen: PQGen[Result], silence: Silence) -> PQGen[Result]:
-    """Run the same steps, and check the silence between them."""
+    """Run the same steps, and check the server's silence between them."""
     try:
         wanted = next(gen)
         while True:

@@ -72,7 +72,7 @@ class ServerStorage(PatientStorage):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Collect the writes of trials inside this context. They are sent at its end, or before the next read."""
+        """Collect the writes to trials inside this context. They are sent when it exits, or before the next read."""
         self._kept = {}
         try:
             yield
@@ -157,7 +157,8 @@ class ServerStorage(PatientStorage):
 
         Raises:
             KeyError: the trial does not exist.
-            TrialLostError: this process created or took the trial, but it is gone, or its id belongs to another trial.
+            TrialLostError: this process created or took the trial, but the trial is gone, or its id belongs to a
+                different trial.
         """
         found, token = self._read_trials(f"trial_id = {int(trial_id)}"), self.tokens.get(trial_id)
         if token and not any(token in trial.system_attrs.values() for trial in found):

@@ -1,7 +1,7 @@
-"""The end of a trial, stored in its results folder before it is written to the database.
+"""Outcome of a trial, stored in its results folder before it is written to the database.
 
-The database can be unreachable for hours, and the process can be killed meanwhile. The next start then writes the
-stored end to the database and does not repeat the trial.
+The database can be unreachable for hours, and the process can be killed in the meantime. The next start then writes the
+stored outcome to the database and does not repeat the trial.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class TrialEnd:
 
 
 def keep(study_folder: Path, trial: FrozenTrial, end: TrialEnd) -> None:
-    """Write the end of a trial into its folder. A failed write is only logged; the database may still accept it."""
+    """Write a trial's outcome into its folder. A failed write is only logged; the database may still accept it."""
     path = trial_folder(study_folder, trial.number) / VALUE
     try:
         write_json(
             path, {"state": end.state.name, "value": end.value, "params": trial.params, "splits": _n_splits(trial)}
         )
     except OSError as error:
-        logger.warning("%s: cannot be written (%s); if this process is killed before the database has the result, the "
+        logger.warning("could not write %s: %s; if this process is killed before the result is in the database, the "
                        "trial is repeated", path, error.strerror)  # fmt: skip
 
 
 def kept(study_folder: Path, trial: FrozenTrial) -> TrialEnd | None:
-    """Return the stored end of this trial, or None if it is missing, damaged, or belongs to other settings."""
+    """Return the stored outcome of this trial, or None if it is missing, damaged, or belongs to different settings."""
     path = trial_folder(study_folder, trial.number) / VALUE
     try:
         content = json.loads(path.read_text())
@@ -57,13 +57,13 @@ def kept(study_folder: Path, trial: FrozenTrial) -> TrialEnd | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s: ignored, because it cannot be read (%s: %s)", path, type(error).__name__, error)
+        logger.warning("ignoring %s, because it cannot be read: %s: %s", path, type(error).__name__, error)
         return None
     return end if is_same and end.state in KEPT_STATES else None
 
 
 def tell(study: Study, number: int, end: TrialEnd) -> None:
-    """Write the end of a RUNNING trial into the database.
+    """Write the outcome of a RUNNING trial to the database.
 
     Raises:
         ValueError, UpdateFinishedTrialError: the trial is no longer RUNNING.

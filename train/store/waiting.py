@@ -1,7 +1,7 @@
 """Waits for locks and unavailable services. Waits are logged and can be ended by a signal.
 
 Every wait of a study uses this module. A signal does not interrupt a system call, so the operation is repeated in
-attempts of a few seconds at most. A server that does not answer is monitored within an attempt
+attempts that last at most a few seconds. A server that does not answer is monitored within an attempt
 (`train.store.server_connection`).
 """
 
@@ -83,7 +83,7 @@ class Wait:
 
     @contextmanager
     def is_current(self) -> Iterator[None]:
-        """Report a server that does not answer as this wait inside this context (`current_wait`)."""
+        """Inside this context, report a server that does not answer as this wait (`current_wait`)."""
         token = _current.set(self)
         try:
             yield
@@ -118,7 +118,7 @@ def _sleep_until(end_s: float) -> None:
 
 
 def take_lock(is_taken: Callable[[], bool], what: str, holder: str) -> None:
-    """Take a lock, waiting as long as another process holds it.
+    """Take a lock, waiting while a different process holds it.
 
     Args:
         is_taken: tries once without waiting and returns True on success.
@@ -139,7 +139,7 @@ def open_lock_file(path: Path, flag: str) -> int:
     """Open a lock file, creating it if it is missing. The caller closes it.
 
     Args:
-        path: path of the file. It must not be a link, which could create and lock a file elsewhere.
+        path: path of the file. It must not be a link, because opening a link could create and lock a file elsewhere.
         flag: command-line flag that determines the path, for the error message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Identity of the process that runs a trial, and the time after which it counts as dead."""
+"""Identity of the process that runs a trial, and the time after which it is considered dead."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRACE_S = 120  # time without a heartbeat after which a worker on another machin
 
 
 def this_worker() -> WorkerIdentity:
-    """Return the identity of this process, so that other processes can check if it is alive."""
+    """Return the identity of this process, so that other processes can check whether it is alive."""
     process = psutil.Process()
     return WorkerIdentity(
         host=socket.gethostname(),
@@ -33,7 +33,7 @@ def this_worker() -> WorkerIdentity:
 
 
 def code_of_trials() -> str:
-    """Return the beginning of the hash over all code that a trial's value depends on."""
+    """Return the first characters of the hash of all code that a trial's value depends on."""
     return trial_code_sha256()[:12]
 
 

@@ -1,6 +1,6 @@
 """Status of a worker during training: one small file per process, for monitoring on the same file system.
 
-`<study's results>/workers/<host>-<pid>.json` is replaced at most every few seconds and removed when the worker ends.
+`<study's results>/workers/<host>-<pid>.json` is replaced at most every few seconds and removed when the worker exits.
 The file is a convenience, not a record: it is not synced to disk, and a failed write is only logged. The file of a
 killed worker is removed by the next worker on that machine.
 """
@@ -96,7 +96,7 @@ class StatusFile:
         return time.monotonic() >= self._next_s
 
     def write(self, **known: Any) -> None:
-        """Replace the file now. `known` are fields of `WorkerStatus`; the others are unknown."""
+        """Replace the file now. `known` holds fields of `WorkerStatus`; the other fields are unknown."""
         self._next_s = time.monotonic() + self._every_s
         rss = self._process.memory_info().rss
         content = asdict(WorkerStatus(**vars(self._me), updated=time.time(), rss_bytes=rss, **known))
@@ -105,13 +105,13 @@ class StatusFile:
                 file.write(json.dumps(content).encode())
         except OSError as error:
             if not self._is_broken:
-                logger.warning("%s: cannot be written (%s); dashboards will not show the progress of this worker",
+                logger.warning("could not write %s: %s; dashboards will not show the progress of this worker",
                                self.path, error.strerror)  # fmt: skip
             self._is_broken = True
 
 
 def _remove(path: Path) -> None:
-    """Remove the file if possible. A remaining file is harmless, because its process is recognized as ended."""
+    """Remove the file if possible. A leftover file is harmless, because its process is recognized as dead."""
     with suppress(OSError):
         path.unlink()
 
@@ -122,7 +122,7 @@ def status_path(study_folder: Path, host: str, pid: int) -> Path:
 
 
 def read_statuses(study_folder: Path) -> list[WorkerStatus]:
-    """Return the latest status of every worker. Foreign or incomplete files are skipped."""
+    """Return the latest status of every worker. Unknown or incomplete files are skipped."""
     found = [_read(path) for path in sorted((study_folder / WORKERS_FOLDER).glob("[!.]*.json"))]
     return [status for status in found if status is not None]
 

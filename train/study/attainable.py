@@ -55,13 +55,13 @@ class Attainable:
 
 
 def tradable(close: np.ndarray, filled: np.ndarray | None, rules: Rules | EnvParams) -> Tradable:
-    """Return bars with the costs of an environment.
+    """Return the bars together with the costs of an environment.
 
     Args:
         close: (T, A) quote.
         filled: (T, A) bool, True for filled bars, or None if unknown. A trailing stop and the release of
-            stale positions also sell on filled bars. With either of them every bar counts as traded, so the bound stays
-            valid.
+            stale positions also sell on filled bars. With either of them, every bar counts as tradable, so the bound
+            stays valid.
         rules: resolved env_params, from `train.env_factory.rules_of` or as stored.
     """
     sells_unasked = rules.trailing_stop_pct > 0 or rules.stale_bars > 0
@@ -89,13 +89,13 @@ def attainable_by(records: Sequence[Any], market: Tradable) -> Attainable:
 
 
 def log_power(data: Sequence[FoldedData], volume_30d: float | None) -> None:
-    """Log for each dataset the edge that pays the costs and the smallest edge that its test bars can detect."""
+    """For each dataset, log the edge that covers the costs and the smallest edge that its test bars can detect."""
     for d in data:
         logger.info("power: %s", power_line(d, volume_30d))
 
 
 def power_line(d: FoldedData, volume_30d: float | None) -> str:
-    """Return the line of `log_power` for all test bars of a dataset, each counted once."""
+    """Return the `log_power` line for all test bars of a dataset, each counted once."""
     rules = rules_of(FIXED_ENV | {"lookback": 1} | venue_env(d.dataset, volume_30d))
     fee, slippage = rules.buy_fee_rate, rules.slippage_rate
     blocks = sorted({block for fold in d.folds for block in fold.test})

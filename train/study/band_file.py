@@ -64,7 +64,7 @@ def read_band(study_folder: Path, path: Path, settings: TrialSettings) -> BandCu
         settings: the trial's settings.json.
 
     Raises:
-        StudyError: a file is missing, damaged, or belongs to other data.
+        StudyError: a file is missing or damaged, or belongs to different data.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -78,7 +78,7 @@ def read_band(study_folder: Path, path: Path, settings: TrialSettings) -> BandCu
 
 
 def _with_best(curves: BandCurves, close: np.ndarray, settings: TrialSettings) -> BandCurves:
-    """Add the solved band if the bars are a planted sample market. The band holds all coins alike, or none."""
+    """Add the optimal band if the bars are a planted sample market. It holds all coins equally, or none."""
     recipe, rules = recipe_of(settings.data.source), settings.env_resolved
     if rules is None or recipe is None or recipe.law is not Law.PLANTED or len(curves.time_s) < 2:
         return curves

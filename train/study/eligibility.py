@@ -1,4 +1,4 @@
-"""Best trial of a study, reasons why trials are not eligible, and detection of policies that stayed in cash.
+"""Best trial of a study, reasons for ineligible trials, and detection of policies that stayed in cash.
 
 The log, the dashboard, the report and every error take their text from this module.
 """
@@ -56,11 +56,11 @@ def ineligible_text(trial: FrozenTrial) -> str:
 
 
 def beyond_bounds(constraints: Mapping[str, float], attributes: Mapping[str, Any]) -> str:
-    """Return which bounds a completed trial violates, with its figures and the bounds, or "" if it violates none.
+    """Return which bounds a completed trial violates, with its metrics and the bounds, or "" if it violates none.
 
     Args:
         constraints: name -> violation of the bound on the worst split. 0 or less means no violation.
-        attributes: user attributes of the trial, including the figures of its splits.
+        attributes: user attributes of the trial, including the metrics of its splits.
     """
     broken, agents = broken_bounds(constraints), agents_of(attributes)
     texts = [_beyond_text(name, beyond, agents) for name, beyond in broken.items()]
@@ -86,7 +86,7 @@ def _known(value: float) -> float:
 
 
 def agents_of(attributes: Mapping[str, Any]) -> list[Metrics]:
-    """Return the account's figures on every split that the trial was scored on."""
+    """Return the account's metrics on every split that the trial was scored on."""
     return [split.agent for split in splits_in(attributes).values()]
 
 

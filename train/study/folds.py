@@ -62,7 +62,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class HoldoutRows:
-    """The bars of the hold-out. No trial receives them."""
+    """Bars of the hold-out. No trial receives them."""
 
     dataset: Dataset  # purged bars, which are only observed, then the hold-out
     blocks: Segments  # segments of the hold-out
@@ -83,7 +83,7 @@ class FoldedData:
 
     @property
     def origin(self) -> Origin:
-        """The record of the bars that a result was computed on."""
+        """Record of the bars that a result was computed on."""
         return Origin(self.dataset.synthetic, self.dataset.label, self.dataset.sha256)
 
     @property
@@ -172,7 +172,7 @@ def cut_holdout(
 
 
 def purge_bars_of(dataset: Dataset) -> int:
-    """Return how many bars information can reach: longest observation, feature warm-up and order delay."""
+    """Return the number of bars over which information can leak: observation, feature warm-up and order delay."""
     return MAX_LOOKBACK + dataset.warmup_bars + FILL_DELAY_BARS
 
 
@@ -193,7 +193,7 @@ def fold_data(
 
 
 def select_tickers(dataset: Dataset, tickers: Sequence[str] | None) -> Dataset:
-    """Return the dataset with only these coins, in this order. Its hash differs from the original's."""
+    """Return the dataset with only these coins, in this order. Its hash differs from that of the original."""
     if tickers is None:
         return dataset
     try:
@@ -209,8 +209,8 @@ def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
     """Cut datasets of several timeframes to the period that all of them cover.
 
     Raises:
-        StudyError: the datasets differ in coins, closes, venue or origin (synthetic or real), or share no period.
-            A comparison of trials would then reflect their markets instead of their settings.
+        StudyError: the datasets differ in coins, closes, venue or origin (synthetic or real), or have no period in
+            common. A comparison of trials would then reflect their markets instead of their settings.
     """
     first = datasets[0]
     name = timeframe_name(first.bar_seconds)
@@ -225,7 +225,8 @@ def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
             kinds = {True: "synthetic", False: "real"}
             raise StudyError(
                 f"--mode multi-timeframe: {name} has {kinds[first.synthetic]} bars but {theirs} has "
-                f"{kinds[other.synthetic]} bars; build all from the same bars with scripts/data/build_dataset.py"
+                f"{kinds[other.synthetic]} bars; build all datasets from the same bars with "
+                "scripts/data/build_dataset.py"
             )
         if other.venue != first.venue:
             raise StudyError(
@@ -235,18 +236,22 @@ def common_market(datasets: Sequence[Dataset]) -> list[Dataset]:
     opens = max(int(d.time[0]) - d.bar_seconds for d in datasets)
     closes = min(int(d.time[-1]) for d in datasets)
     if opens >= closes:
-        raise StudyError("--mode multi-timeframe: the datasets share no period; build all from the same bars")
+        raise StudyError(
+            "--mode multi-timeframe: the datasets have no period in common; build all datasets from the same bars"
+        )
     for other in datasets[1:]:
         _check_same_closes(first, other)
     return [_cut_to(d, opens, closes) for d in datasets]
 
 
 def _check_same_closes(one: Dataset, other: Dataset) -> None:
-    """Raise StudyError if two datasets differ in a close or have no common time. Filled bars are ignored."""
+    """Raise StudyError if two datasets differ in a close or have no closing time in common. Filled bars are ignored."""
     names = f"{timeframe_name(one.bar_seconds)} and {timeframe_name(other.bar_seconds)}"
     time_s, mine, theirs = np.intersect1d(one.time, other.time, return_indices=True)
     if len(time_s) == 0:
-        raise StudyError(f"--mode multi-timeframe: {names} share no close; build all from the same bars")
+        raise StudyError(
+            f"--mode multi-timeframe: {names} have no closing time in common; build all datasets from the same bars"
+        )
     a, b = np.asarray(one.price)[mine], np.asarray(other.price)[theirs]  # (common, A)
     is_real = ~(np.asarray(one.filled)[mine] | np.asarray(other.filled)[theirs])
     differs = is_real & (np.abs(a - b) > SAME_CLOSE * np.maximum(a, b))
@@ -255,7 +260,7 @@ def _check_same_closes(one: Dataset, other: Dataset) -> None:
         closes = f"{a[bar, coin]:.10g} and {b[bar, coin]:.10g} at {utc_text(time_s[bar])} UTC"
         raise StudyError(
             f"--mode multi-timeframe: {names} are not the same market: {one.tickers[coin]} closes at {closes} "
-            f"({int(differs.sum())} of {differs.size} closes differ); build all from the same bars"
+            f"({int(differs.sum())} of {differs.size} closes differ); build all datasets from the same bars"
         )
 
 
@@ -323,7 +328,7 @@ def _dataset_folder(data_dir: Path, timeframe: str | None) -> Path:
 
 
 def _siblings(folder: Path) -> tuple[Path, ...]:
-    """Return the datasets of all timeframes in the parent folder, the shortest bars first.
+    """Return the datasets of all timeframes in the parent folder, shortest bars first.
 
     Every timeframe needs a dataset built from bars, because features cannot be computed from resampled closes.
     """

@@ -44,8 +44,8 @@ def _returns(records: Sequence[EpisodeRecord]) -> tuple[np.ndarray, np.ndarray]:
 def mean_of(values: Sequence[float | None]) -> float | None:
     """Return the mean over policies, or None if a value is undefined.
 
-    For standard errors this is the error of the mean under perfect correlation. The policies share their bars and were
-    trained on overlapping bars, so a larger number of policies does not reduce the error.
+    For standard errors, this is the error of the mean if the errors are perfectly correlated. The policies share their
+    bars and were trained on overlapping bars, so a larger number of policies does not reduce the error.
     """
     known = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(known)) if known and len(known) == len(values) else None
@@ -72,8 +72,8 @@ def lead_in_errors(scored: HoldoutScore) -> float | None:
 def is_passed(scored: HoldoutScore | None, trial: int) -> bool | None:
     """Return True if the trial's mean excess Sharpe and alpha Sharpe are both `errors_asked` standard errors above 0.
 
-    Return None if there is no verdict: not scored, another trial was scored, a policy is inactive, or a figure is
-        undefined.
+    Return None if there is no verdict: the hold-out was not scored, a different trial was scored, a policy is inactive,
+        or a metric is undefined.
     """
     if scored is None or scored.trial != trial or n_idle(scored):
         return None
@@ -85,7 +85,7 @@ def is_passed(scored: HoldoutScore | None, trial: int) -> bool | None:
 
 
 def errors_asked(scored: HoldoutScore) -> float:
-    """Return the required distance from 0 in standard errors: 2 for the first evaluation of these bars, later more.
+    """Return the required distance from 0 in standard errors: 2 for the first evaluation of these bars, then more.
 
     After k earlier evaluations by other studies, the significance level is that of two standard errors times
     2 / ((k + 1) (k + 2)). The total error probability of all evaluations is then at most twice that of one.
@@ -124,7 +124,7 @@ def hardly_traded(exposure: float) -> bool:
 
 
 def n_idle(scored: HoldoutScore) -> int:
-    """Return the number of inactive policies. If there is one, the mean excess Sharpe ratio gives no verdict."""
+    """Return the number of inactive policies. If it is above 0, the mean excess Sharpe ratio gives no verdict."""
     return sum(hardly_traded(policy.agent.exposure) for policy in scored.policies)
 
 

@@ -1,6 +1,6 @@
-"""Identity of a study: the bars, their division, and every rule that makes its trials comparable.
+"""Identity of a study: the bars, their division into splits, and every rule that makes its trials comparable.
 
-The identity is stored when the study is created. A run with a different identity is refused (`train.store.database`).
+The identity is stored when the study is created. A run with a different identity is rejected (`train.store.database`).
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def study_identity(
 
 
 def absent_values(stored: Identity) -> dict[str, dict[str, Any]]:
-    """Return the values that a stored identity without some names was run with: part -> name -> value.
+    """Return the values that applied to studies whose stored identity lacks some names: part -> name -> value.
 
-    A setting that was added after the study has a default that changes nothing.
+    A setting that was added later has a default that reproduces the earlier behavior.
     """
     return {
         "search space": {NARROW: stored_narrow(stored.search_space)},
@@ -78,13 +78,13 @@ def absent_values(stored: Identity) -> dict[str, dict[str, Any]]:
 
 
 def warn_of_other_code(study: optuna.Study, version: str) -> None:
-    """Log a warning if earlier trials ran another version of the code. Its rules are equal, but its code may differ."""
+    """Log a warning if earlier trials ran a different version. Its rules are equal, but its code may differ."""
     trials = study.get_trials(deepcopy=False)
     others = sorted({t.user_attrs[CODE_VERSION] for t in trials if CODE_VERSION in t.user_attrs} - {version})
     if others:
         logger.warning(
-            "code: this is version %s, but earlier trials ran %s; their values may not be comparable. Another "
-            "--study-name starts from scratch", version, brief(", ".join(others), 80),
+            "code: this is version %s, but earlier trials ran %s; their values may not be comparable. To start from "
+            "scratch, pass a different --study-name", version, brief(", ".join(others), 80),
         )  # fmt: skip
 
 

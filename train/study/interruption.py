@@ -1,4 +1,4 @@
-"""Signals (Ctrl-C, `kill`, a closed terminal) as an exception during training and as a flag elsewhere.
+"""Signals (Ctrl-C, `kill`, a closed terminal), raised as an exception during training and stored as a flag elsewhere.
 
 An exception during a database write would leave a session open or a trial RUNNING. Signals therefore interrupt only
 inside `interruptible()` and during waits (`train.store.waiting`). Elsewhere they are stored until the next check.
@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised when a signal stops this process. Like a KeyboardInterrupt, it makes Optuna fail the trial and stop."""
+    """Raised when a signal stops this process. Like KeyboardInterrupt, it makes Optuna fail the trial and stop."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -60,7 +60,7 @@ class Interruption:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let signals raise Interrupted immediately inside this context. An earlier signal raises on entry."""
+        """Inside this context, signals raise Interrupted immediately. An earlier signal raises it on entry."""
         self.check()
         self._raises = True
         try:
@@ -70,7 +70,7 @@ class Interruption:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold signals back inside this context. On exit, a held signal raises if the outer context allows it."""
+        """Inside this context, hold signals back. On exit, a held signal raises if the outer context allows it."""
         raises, self._raises = self._raises, False
         try:
             yield

@@ -87,7 +87,7 @@ class SplitFailedError(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """Reason for a failed attempt at a split. It has no traceback, whose frames would keep tensors alive."""
+    """Reason for a failed attempt at a split. It keeps no traceback, because the frames would keep tensors alive."""
 
     cause: str
     is_out_of_memory: bool
@@ -231,7 +231,7 @@ class Objective:
             trial.set_constraint(name, violation)
 
     def _taken_over(self, trial: optuna.Trial, fold: Fold, attempts: Attempts) -> SplitOutcome | None:
-        """Return the outcome of this split from an earlier attempt, or None if no attempt finished it."""
+        """Return the outcome of this split from an earlier attempt, or None if no attempt finished the split."""
         found = attempts.take_over(fold.index)
         if found is None:
             return None
@@ -330,7 +330,7 @@ class Objective:
         return self._uuids[study.study_name]
 
     def _write_settings(self, trial: optuna.Trial, values: Mapping[str, Any], data: FoldedData) -> None:
-        """Write everything that another run needs to repeat this trial into one file."""
+        """Write everything needed to repeat this trial into one file."""
         first = self._resolve(values, data, data.folds[0])
         seeds = [split_seed(self.run.seed, fold.index) for fold in data.folds]
         settings = TrialSettings(

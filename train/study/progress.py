@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 class Reporter:
     """Log of one worker, with an estimate of the remaining time.
 
-    Rates are averages over the splits that this process finished. If `status` is given, progress is also written there.
+    Rates are averages over the splits that this process finished. If `status` is given, progress is also written to it.
     """
 
     hides_bars: bool | None = None  # None: hidden if standard error is not a terminal
@@ -64,7 +64,7 @@ class Reporter:
         logger.debug("trial %d: %s", number, ", ".join(f"{name}={shown(value)}" for name, value in values.items()))
 
     def split_finished(self, number: int, outcome: SplitOutcome) -> None:
-        """Log the figures of a split. After the first split, also log the estimated duration of the study."""
+        """Log the metrics of a split. After the first split, also log the estimated duration of the study."""
         logger.info("trial %d split %d: %s", number, outcome.fold, outcome_text(outcome))
         is_first = self._env_steps == 0
         self._rates = {
@@ -220,7 +220,7 @@ def span_text(blocks: Segments, data: FoldedData) -> str:
 
 
 def outcome_text(outcome: SplitOutcome) -> str:
-    """Return the figures of a split in one line."""
+    """Return the metrics of a split as one line."""
     agent, other = outcome.agent, outcome.equal_weight
     parts = (
         f"Sharpe {agent.sharpe:.2f}, equal weight {other.sharpe:.2f}, excess {outcome.excess_sharpe:+.2f}",

@@ -1,8 +1,8 @@
 """Reuse of an interrupted trial's work: finished splits, and the checkpoint of the unfinished split.
 
 A retried trial (`train.store.abandoned.queue_retry`) has its own number and folder. Splits that an earlier attempt
-finished with the same settings, data and code are copied there and not trained again. In the policy files only the
-trial number changes.
+finished with the same settings, data and code are copied to this folder instead of being trained again. In the policy
+files only the trial number changes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Attempts:
         study_folder: folder of the study's results.
         number: number of the trial.
         earlier: numbers of the earlier attempts, the latest first.
-        ended: database records of the earlier attempts, with the hashes of their files. {} skips the hash check.
+        ended: database records of the earlier attempts, with the hashes of their files. With {}, hashes are not
+            checked.
         artifacts: the study's store, which holds files of attempts on other machines, or None.
         sent: split -> hash of the checkpoint that this attempt has in the store.
     """
@@ -91,7 +92,7 @@ class Attempts:
             self.artifacts.remove([old] if old else [])
 
     def take_over(self, fold: int) -> tuple[int, SplitOutcome] | None:
-        """Copy a split that an earlier attempt finished, and return (attempt number, outcome); None if there is none.
+        """Copy a split that an earlier attempt finished. Return (attempt number, outcome), or None if there is none.
 
         Attempts whose settings.json differs from this trial's are skipped. This trial's settings.json must exist.
         """

@@ -1,4 +1,4 @@
-"""Search space of one study: its ranges, sampling, and resolution of a sample into the arguments of a run.
+"""Search space of one study: ranges, sampling, and conversion of a sample to the arguments of a run.
 
 The tables, one per agent, are in `train.study.search_tables`.
 """
@@ -52,7 +52,7 @@ GIVEN = "given: "
 
 @dataclass(frozen=True)
 class Space:
-    """Searched settings of one study with their final ranges, and the values fixed on the command line."""
+    """Searched settings of one study with their final ranges, and values fixed on the command line."""
 
     ranges: Mapping[str, BaseDistribution]
     given: Mapping[str, Any]
@@ -163,7 +163,7 @@ def _range_text(range_: BaseDistribution) -> str:
 
 
 def resolve(values: Mapping[str, Any], n_envs: int, seed: int, gpu_id: int, agent: str = DEFAULT_AGENT) -> Resolved:
-    """Convert sampled values to the arguments of a run. Settings that the study lacks take their value in `ABSENT`."""
+    """Convert sampled values to the arguments of a run. Settings missing from the study take values from `ABSENT`."""
     table = TABLES[agent]
     known = ABSENT | dict(values)
     train = {s.name: known[s.name] for s in table.settings if s.target == "train"}

@@ -1,13 +1,13 @@
 """Search tables, one per agent. A row is a setting, its ranges, and the part of the run that reads it.
 
-Every row affects the run: tests/study/test_every_setting_matters.py changes each setting alone and compares weights.
+Every row affects the run. tests/study/test_every_setting_matters.py changes one setting at a time and compares weights.
 Settings that are not searched are in `fixed_train` and `fixed_env`, so that resolved settings are complete and
 repeatable.
 
-The broad ranges hold everything that is reasonable on bars from 5 minutes to a day. They leave out values that ruin an
-account whatever its policy learns: close stops and early releases, which pay a fee on every false alarm. The best
-ranges (`--use-best-ranges`) lie inside them. The best ranges of PPO are centered on values known to be robust (Schulman
-et al. 2017; Andrychowicz et al. 2021, "What Matters for On-Policy Deep Actor-Critic Methods?").
+The broad ranges contain every value that is reasonable for bars from 5 minutes to a day. They leave out values that
+ruin an account whatever its policy learns: tight stops and early releases, which pay a fee on every false alarm. The
+best ranges (`--use-best-ranges`) lie inside them. The best ranges of PPO are centered on values known to be robust
+(Schulman et al. 2017; Andrychowicz et al. 2021, "What Matters for On-Policy Deep Actor-Critic Methods?").
 """
 
 from __future__ import annotations

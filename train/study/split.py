@@ -38,7 +38,7 @@ NOT_OF_EQUAL_WEIGHT = ("turnover", "fees", "trades")
 
 @dataclass(frozen=True)
 class SplitOutcome:
-    """Figures of one split."""
+    """Metrics of one split."""
 
     fold: int
     agent: Metrics
@@ -68,7 +68,7 @@ def run_split(
     on_progress: Callable[[Progress], None] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> SplitOutcome:
-    """Train and score one split. Policies, curves and figures are written to `out_dir`, `result.json` last.
+    """Train and score one split. Policies, curves and metrics are written to `out_dir`, with `result.json` last.
 
     With `checkpoints`, a split whose process was killed resumes from its checkpoint. Checkpoints are deleted at the
     end.
@@ -120,7 +120,7 @@ def run_split(
 
 
 def agent_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Metrics:
-    """Return the account's figures over all test bars."""
+    """Return the account's metrics over all test bars."""
     return measure(
         [r.equity for r in records],
         bars_per_year,
@@ -132,7 +132,7 @@ def agent_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Met
 
 
 def equal_weight_metrics(records: Sequence[EpisodeRecord], bars_per_year: float) -> Metrics:
-    """Return the figures of equal weight on the same bars.
+    """Return the metrics of equal weight on the same bars.
 
     The environment reports its value after the entry fee from the first bar. Here it starts from the same cash as the
     agent, so its entry fee is part of its first return, just as the agent's fees are part of the agent's returns.
@@ -141,12 +141,12 @@ def equal_weight_metrics(records: Sequence[EpisodeRecord], bars_per_year: float)
 
 
 def outcome_json(outcome: SplitOutcome) -> dict[str, Any]:
-    """Return the outcome as plain values, with null for undefined figures."""
+    """Return the outcome as plain values, with null for undefined metrics."""
     return figures_json({**asdict(outcome), "excess_sharpe": outcome.excess_sharpe})
 
 
 def outcome_of(result: SplitResult) -> SplitOutcome:
-    """Return the outcome that `outcome_json` described. Missing figures are nan."""
+    """Return the outcome from the values that `outcome_json` returned. Missing metrics are nan."""
     known: dict[str, Any] = {}
     for name in (field.name for field in fields(SplitOutcome)):
         value = getattr(result, name)
@@ -155,16 +155,16 @@ def outcome_of(result: SplitResult) -> SplitOutcome:
 
 
 def figures_json(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures under "agent", "equal_weight" and other names as plain values, with null for undefined ones.
+    """Return the metrics under "agent", "equal_weight" and other names as plain values, with null if undefined.
 
-    The value of equal weight includes its entry fee, but its trades are not recorded, so it has no trade figures.
+    The value of equal weight includes its entry fee, but its trades are not recorded, so it has no trade metrics.
     """
     figures = plain(dict(content))
     return with_null(figures | {EQUAL_WEIGHT: kept_of_equal_weight(figures[EQUAL_WEIGHT])})
 
 
 def kept_of_equal_weight(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures of equal weight without trade figures, which are not recorded."""
+    """Return the metrics of equal weight without trade metrics, which are not recorded."""
     return {name: value for name, value in figures.items() if name not in NOT_OF_EQUAL_WEIGHT}
 
 

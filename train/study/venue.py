@@ -1,7 +1,7 @@
 """Venue rules of a study's environments, the same in training, validation and testing.
 
 Every order of the simulator is a market order, so it pays the taker rate. The fee tier is an assumption that is fixed
-for the whole study. It does not follow the account's own volume: see "Fees" in data/README.md.
+for the whole study. It does not depend on the account's own volume (see "Fees" in data/README.md).
 """
 
 from __future__ import annotations

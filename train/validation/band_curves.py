@@ -1,6 +1,6 @@
-"""Curves of a band policy (edges, held weight and price of every coin), reduced to the resolution of a chart.
+"""Curves of a band policy (edges, held weight and price of every coin), downsampled to the resolution of a chart.
 
-Pure functions on arrays. `train.report.band_picture` draws the curves, as SVG on the page and as a PNG picture.
+These are pure functions on arrays. `train.report.band_picture` draws the curves, as SVG on the page and as a PNG file.
 
 A chart has a few hundred columns, whereas a study has tens of thousands of bars, so each column stands for many bars.
 It shows the mean of the edges, the mean and range of the weight, and the last price. Subsampling is not used, because
@@ -20,7 +20,7 @@ CLOSE_UP_BARS = 300
 
 @dataclass(frozen=True)
 class BandCurves:
-    """One account of a band policy, or several joined; the weight is the one after the bar's orders."""
+    """One account of a band policy, or several joined. Weights are measured after the bar's orders."""
 
     tickers: tuple[str, ...]
     time_s: np.ndarray  # (M,) UTC, bar close
@@ -91,20 +91,20 @@ def coin_columns(curves: BandCurves, coin: int, most: int = MOST_COLUMNS) -> Coi
 
 
 def shown_coins(curves: BandCurves, most: int) -> list[int]:
-    """Return the coins to draw, in their own order: the ones whose weight moved most."""
+    """Return the coins whose weights moved most, which are drawn, in their original order."""
     moved = np.abs(np.diff(curves.weight, axis=0)).sum(axis=0)
     return sorted(np.argsort(-moved, kind="stable")[:most].tolist())
 
 
 def highest_share(curves: BandCurves, coin: int) -> float:
-    """Return the upper limit of the axis for a coin's weight: the next quarter above everything drawn."""
+    """Return the upper axis limit for a coin's weight, which is the next multiple of 25 % above all drawn values."""
     drawn = (curves.hi, curves.weight, curves.best_hi)
     most = max(float(np.nanmax(values[:, coin], initial=0.0)) for values in drawn if values is not None)
     return min(max(math.ceil(most * 4.0 - 1e-9), 1) / 4.0, 1.0)
 
 
 def close_up(curves: BandCurves, coin: int, n_bars: int = CLOSE_UP_BARS) -> slice:
-    """Return the `n_bars` rows of one account in which the coin's weight moved most; fewer if the account is short."""
+    """Return the `n_bars` rows of one account in which the coin's weight moved most, or all rows if there are fewer."""
     best, most = slice(0, 0), -1.0
     ends = np.append(curves.starts[1:], len(curves.time_s))
     for start, end in zip(curves.starts.tolist(), ends.tolist(), strict=True):
@@ -119,7 +119,7 @@ def close_up(curves: BandCurves, coin: int, n_bars: int = CLOSE_UP_BARS) -> slic
 
 
 def _mean_of_known(values: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return the mean (B,) of each run of rows that starts at `first`, ignoring nan; nan if all values are nan."""
+    """Return the mean (B,) of each run of rows, ignoring nan. `first` holds the starts; all-nan runs give nan."""
     is_known = np.isfinite(values)
     n_known = np.add.reduceat(is_known.astype(np.float64), first)
     total = np.add.reduceat(np.where(is_known, values, 0.0), first)

@@ -91,7 +91,7 @@ def benchmarks_of(
 ) -> Benchmarks:
     """Return all benchmarks of a policy from the closes (n_i + 1, A) and turnover (n_i,) of its segments.
 
-    The random orders of a segment depend only on `seed` and the position of the segment in the list.
+    The random orders of a segment depend only on `seed` and the segment's position in the list.
     """
     streams = draw_streams(seed, len(closes))
     return Benchmarks(
@@ -109,14 +109,14 @@ def benchmarks_of(
 def draw_streams(seed: int | Sequence[int], n_segments: int) -> list[np.random.Generator]:
     """Return one random generator per segment.
 
-    For the random orders of a study's split, pass the pair (seed, split). With their sum, split 0 under seed 1 would
-    get the random orders of split 1 under seed 0.
+    For the random orders of a study's split, pass the pair (seed, split). With the sum of the two, split 0 with seed 1
+    would get the random orders of split 1 with seed 0.
     """
     return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(n_segments)]
 
 
 def measure_accounts(segments: Sequence[Account], bars_per_year: float) -> MetricsBatch:
-    """Return the metrics of the accounts over all their segments, in arrays of the leading shape."""
+    """Return the metrics of the accounts over all their segments, as arrays over the leading axes."""
     return measure_batch(
         join_points([s.equity for s in segments]),
         bars_per_year,
@@ -144,7 +144,7 @@ def joined_draws(parts: Sequence[Draws]) -> Draws:
 
 
 def measure_draws(draws: Draws, bars_per_year: float) -> MetricsBatch:
-    """Return the metrics of K accounts over all their segments, like `measure_accounts`, a few accounts at a time."""
+    """Return the metrics of K accounts over all their segments, like `measure_accounts` but in batches of accounts."""
     ids, n_draws = segment_ids([equity.shape[-1] for equity in draws.equity]), len(draws.turnover)
     parts = []
     for first in range(0, n_draws, DRAWS_AT_ONCE):
@@ -164,7 +164,7 @@ def measure_draws(draws: Draws, bars_per_year: float) -> MetricsBatch:
 
 
 def with_trades_of(own: Metrics, anew: Metrics) -> Metrics:
-    """Return the recorded metrics of equal weight plus unrecorded trade figures from a recomputed account."""
+    """Return the recorded metrics of equal weight, with the unrecorded trade metrics from a recomputed account."""
     return replace(own, turnover=anew.turnover, fees=anew.fees, trades=anew.trades, exposure=anew.exposure)
 
 
@@ -218,11 +218,11 @@ def random_orders(
     """Return K accounts that trade the policy's turnover at the same bars, in random coins and a random direction.
 
     On every step an account may trade the notional that the policy has traded so far and the account has not. A fair
-    coin decides if it buys or sells first. The amount is spread uniformly at random over the coins and limited by the
-    account's cash or coins. The remainder goes into the other direction, and what still remains is carried to the next
-    step. The account is long only and has no leverage. Its total turnover equals the policy's up to rounding, unless
-    the last steps lack cash or coins. An account that has lost most of its money, or starts with a sale, may trade less
-    (`turnover_gap`). None trades more. Exposure is not matched.
+    coin toss decides whether it buys or sells first. The amount is spread uniformly at random over the coins and
+    limited by the account's cash or coins. The remainder is traded in the other direction, and any rest is carried over
+    to the next step. The account is long only and has no leverage. Its total turnover equals the policy's up to
+    rounding, unless cash or coins run out in the last steps. An account that has lost most of its money, or that starts
+    with a sale, may trade less (`turnover_gap`). No account trades more. Exposure is not matched.
 
     Args:
         close: closing prices (n + 1, A) in quote currency.

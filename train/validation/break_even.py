@@ -1,14 +1,14 @@
 """Break-even cost of an account: the cost per side at which it earns as much as equal weight.
 
-This is a first-order estimate without trading again. The orders keep their size relative to equity, and only their cost
-changes. A step then multiplies equity by its gross return and by one minus the cost of its orders:
+This is a first-order estimate that does not trade again. The orders keep their size relative to equity, and only their
+cost changes. A step then multiplies equity by its gross return and by one minus the cost of its orders:
 
     equity_(t+1) = equity_t * gross_t * (1 - cost * traded_t),    traded_t = turnover_t / (equity_(t+1) + paid_t)
 
 Everything except `cost` is known from the record; `paid` is fees plus slippage. The log growth is exact in the cost as
-long as the orders stay the same. They nearly do under a policy that observes weights and sizes its orders by equity.
-Two effects are ignored: at another cost the weights differ by the costs paid, and an order near the venue's minimum
-may be filled or dropped.
+long as the orders stay the same. This nearly holds for a policy that observes weights and sizes its orders relative to
+equity. Two effects are ignored: at a different cost, the weights differ by the costs paid, and an order near the
+venue's minimum may be filled instead of dropped, or vice versa.
 
 Equal weight stays as recorded, including its single entry fee. The excess therefore falls with the cost and has one
 zero.
@@ -45,7 +45,7 @@ class GrowthByCost:
     benchmark: float  # log growth of equal weight, as recorded
 
     def at(self, cost: float) -> float:
-        """Return the log growth at `cost`, a fraction of notional; -inf if the costs of a step consume everything."""
+        """Return the log growth at `cost`, a fraction of notional; -inf if the costs of a step consume all equity."""
         kept = 1.0 - cost * self.traded
         return self.gross + float(np.log(kept).sum()) if (kept > 0.0).all() else -math.inf
 
@@ -71,8 +71,8 @@ def break_even_cost(segments: Sequence[TradedSegment], slippage_rate: float) -> 
     """Return the cost per side, fee plus slippage, at which the excess log growth over equal weight is 0.
 
     The cost is found by bisection and is a fraction of notional: 0.003 is 30 bp. It is negative if the account is
-    behind equal weight even without costs. It is clipped to [-1, 1], which accounts that rarely trade can reach. It is
-    nan if the account did not trade or lost everything.
+    behind equal weight even without costs. It is clipped to [-1, 1]. Accounts that rarely trade can reach these limits.
+    It is nan if the account did not trade or lost everything.
     """
     growth = growth_by_cost(segments, slippage_rate)
     if not (growth.traded.sum() > LEAST_TURNOVER and math.isfinite(growth.excess(0.0))):

@@ -1,9 +1,9 @@
-"""Test whether the best of several trials differs from the median trial by more than sampling error.
+"""Test of whether the best of several trials differs from the median trial by more than sampling error.
 
 PBO counts how often the best trial on one half of the bars falls below the median trial on the other half. Among
-equally good trials this happens half of the time, whatever they earn. There is then no choice that could be overfitted,
-and PBO contains no information about skill. PBO is therefore used only if the best trial's Sharpe ratio exceeds the
-median trial's by more than chance would explain among equal trials.
+equally good trials this happens half of the time, whatever they earn. The choice then cannot be overfitted, and PBO
+contains no information about skill. PBO is therefore used only if the best trial's Sharpe ratio exceeds the median
+trial's by more than chance would explain among equal trials.
 
 The statistic is the highest Sharpe ratio minus the median Sharpe ratio. Its null distribution follows White's reality
 check: the largest of N correlated estimates is compared with the largest of N correlated errors. The errors of the
@@ -56,7 +56,7 @@ def choice_of(returns: ArrayLike, winner: int | None = None, seed: int = 0, n_dr
     Args:
         returns: finite one-bar returns (T, N) on the same bars for every trial; N is at least 2.
         winner: column of the chosen trial; None selects the trial with the highest Sharpe ratio. The gap is that of the
-            winner, because the lead of another trial does not make this choice more certain.
+            winner, because the lead of a different trial does not make this choice more certain.
         seed: seed of the draws.
         n_draws: number of draws of the errors under equality.
     """

@@ -1,24 +1,24 @@
 """Dual bound: the most that can be earned without knowing the future, on a market with a known law.
 
-The hindsight optimum of `train.validation.hindsight` is many times what any policy can earn. Here hindsight pays a
-penalty on every bar for the part of its luck that could not be foreseen (Brown, Smith and Sun 2010, Operations Research
-58; Brown and Smith 2011, Management Science 57, for portfolios with transaction costs). Let V(s, k, m) be any function
-of the signal s, the held portfolio k and the number m of remaining bars. The penalty of bar t,
+The hindsight optimum of `train.validation.hindsight` is many times what any policy can earn. Here the trader with
+hindsight pays a penalty on every bar for the unpredictable part of its gain (Brown, Smith and Sun 2010, Operations
+Research 58; Brown and Smith 2011, Management Science 57, for portfolios with transaction costs). Let V(s, k, m) be any
+function of the signal s, the held portfolio k and the number m of remaining bars. The penalty of bar t,
 
     gain_t(k) + V(s_(t+1), k, m) - E[gain_t(k) + V(s_(t+1), k, m) | s_t],
 
 has mean 0 for every policy that does not know the future. On average, no such policy earns more than the penalized
-hindsight. With the true value function the bound is the optimum. With any other function it is higher, but still a
-bound. The gain of the bar itself cancels, so the penalized trader receives the expected gain and needs only the signal:
+trader. With the true value function, the bound equals the optimum. With any other function, it is higher but still
+valid. The gain of the bar itself cancels, so the penalized trader receives the expected gain and needs only the signal:
 
     bound = max over k_0, k_1, ... of
             sum over t of  -cost(k_(t-1) -> k_t) + E[gain | s_t, k_t] + E[V | s_t, k_t] - V(s_(t+1), k_t)
 
-The bound requires a law. The law of real prices is unknown, and a law without predictability would reject every honest
-policy with skill.
+The bound requires a law. The law of real prices is unknown, and a law without predictability would reject every
+genuinely skilled policy.
 
 The portfolios are a finite list of weights that are kept from bar to bar at no cost. A policy that holds weights
-between two of them can exceed the bound by what concavity gains there: less than volatility^2 * spacing^2 / 8 per bar.
+between two of them can exceed the bound because of concavity, by less than volatility^2 * spacing^2 / 8 per bar.
 """
 
 from __future__ import annotations
@@ -123,12 +123,12 @@ class DualBound:
 
 
 def dual_bound(signals: Sequence[np.ndarray], law: Law, cash: int) -> DualBound:
-    """Return the bound for accounts that start each segment in cash and are valued at its last close.
+    """Return the bound for accounts that start each segment in cash and are valued at the segment's last close.
 
     Args:
         signals: signals (n_i, ...) of each segment, for the decisions whose fill still has a bar to earn on. An account
             that is evaluated over bars b_0 .. b_n decides at b_0 .. b_(n-1). The last decision fills at the last close
-            and earns nothing, so it is left out: n_i = n - 1.
+            and earns nothing, so it is omitted: n_i = n - 1.
         law: law of the market.
         cash: index of the portfolio that is all cash.
     """
@@ -136,7 +136,7 @@ def dual_bound(signals: Sequence[np.ndarray], law: Law, cash: int) -> DualBound:
 
 
 def penalised_hindsight(signal: np.ndarray, law: Law, cash: int) -> float:
-    """Return the log growth of the best plan in hindsight on one segment, after the penalty."""
+    """Return the log growth of the best hindsight plan on one segment, after the penalty."""
     n = len(signal)
     left = np.arange(n - 1, -1, -1)  # number of decisions after each one
     paid = law.gain(signal) + law.next_value(signal, left)  # (n, K)

@@ -1,20 +1,21 @@
-"""Hindsight optimum on given bars: the earnings of a trader who knows every later price, after costs.
+"""Hindsight optimum on given bars: what a trader who knows every later price would earn after costs.
 
 It is an upper bound for every policy and not a target. It is many times what can be earned without knowing the future.
 
 A single pass is exact. Prices do not react to orders, so the final value of an account is linear in its cash C and its
 quantities Q_i. A linear function has its maximum at a corner: the whole account in one coin, or all in cash. It is
-enough to know the most cash and the most of each coin that an account could own at every bar:
+therefore enough to compute, for every bar, the largest amount of cash and of each coin that an account could own:
 
     cash_t   = max(cash_(t-1), max_i coins_(t-1),i * price_t,i * (1 - slippage) * (1 - fee))        sell, or wait
     coins_t,i = max(coins_(t-1),i, cash_t / (price_t,i * (1 + slippage) * (1 + fee)))               buy, or wait
 
 The pass takes O(T * A) operations. The account starts in cash. Orders fill from the second close onward, because an
-order decided on the first bar fills one bar later. This delay costs hindsight nothing else, because it decides each
-order one bar ahead. At the last close the account is valued at closing prices without a sale, as in the environment.
+order decided on the first bar fills one bar later. The delay has no other cost, because the trader with hindsight
+decides each order one bar ahead. At the last close the account is valued at closing prices without a sale, as in the
+environment.
 
 Position limit, cash reserve, minimum order and lot size are ignored. Each of them only removes choices, so the bound
-remains valid with them, and is then merely larger than the true maximum.
+remains valid with them, but it is then larger than the true maximum.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Alpha returns of an account, and the standard error of a difference of two Sharpe ratios.
 
 An account that holds less of the market than equal weight earns more if prices fall. An account that holds more earns
-more if prices rise. Neither is skill, so alpha returns are what remains after the exposure is removed.
+more if prices rise. Neither is skill. Alpha returns are what remains after the effect of exposure is removed.
 
     beta, appraisal ratio  Treynor and Black 1973, "How to Use Security Analysis to Improve Portfolio Selection"
     difference of Sharpes  Jobson and Korkie 1981, corrected by Memmel 2003, "Performance Hypothesis Testing with the
@@ -35,7 +35,7 @@ def market_beta(returns: ArrayLike, market: ArrayLike) -> float:
 def lead_returns(returns: ArrayLike, market: ArrayLike) -> np.ndarray:
     """Return alpha returns (n,): returns minus `market_beta` times the market's returns, including the intercept.
 
-    Their Sharpe ratio is the appraisal ratio. For an account with constant exposure only its costs remain.
+    Their Sharpe ratio is the appraisal ratio. For an account with constant exposure, only the costs remain.
     """
     r, m = np.asarray(returns, dtype=np.float64), np.asarray(market, dtype=np.float64)
     return r - market_beta(r, m) * m

@@ -281,7 +281,7 @@ def _with_seam(steps: np.ndarray) -> np.ndarray:
 
 
 def _counted(returns: ArrayLike, counted: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return returns with 0 where not counted (..., n), the mask of counted ones (..., n), and their number (...)."""
+    """Return the returns with uncounted ones set to 0 (..., n), the mask of counted ones (..., n), and their number."""
     r = np.asarray(returns, dtype=np.float64)
     c = np.ones(r.shape, dtype=bool) if counted is None else np.broadcast_to(np.asarray(counted, dtype=bool), r.shape)
     return np.where(c, np.where(np.isfinite(r), r, np.nan), 0.0), c, np.asarray(np.count_nonzero(c, axis=-1))

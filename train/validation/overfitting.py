@@ -1,4 +1,4 @@
-"""Statistics of selection bias: probabilistic and deflated Sharpe ratio, minimum track record length, and PBO.
+"""Statistics of selection bias: probabilistic and deflated Sharpe ratio, minimum track record length and PBO.
 
 Sharpe ratios in this module are PER BAR: mean over standard deviation (n - 1) of one-bar returns. Multiply by
 sqrt(bars per year) for the annual ratio, and the variance of several ratios by bars per year. Kurtosis is 3 for a
@@ -8,7 +8,7 @@ normal distribution. Undefined inputs give nan.
     DSR          Bailey and Lopez de Prado 2014, "The Deflated Sharpe Ratio"
     PBO          Bailey, Borwein, Lopez de Prado and Zhu 2015, "The Probability of Backtest Overfitting"
 
-All of them assume that bars are independent; serially correlated returns make them overconfident. A "confidence" is one
+All of them assume that bars are independent. Serially correlated returns make them overconfident. A "confidence" is one
 minus a p-value: the probability that chance alone would give a lower value. It is not the probability of skill.
 """
 
@@ -94,13 +94,14 @@ def _deviation(estimate: SharpeEstimate) -> float:
 def search_of(trial_sharpes: ArrayLike, bars_per_year: float = 1.0, n_trials: float | None = None) -> Search:
     """Return number and variance of a study's trials from their ANNUAL Sharpe ratios (N,).
 
-    A trial with an undefined Sharpe ratio counts as a trial, but has no part in the variance. The variance is nan with
+    A trial with an undefined Sharpe ratio counts as a trial, but does not enter the variance. The variance is nan with
     fewer than 2 defined ratios, and 0 for a single trial, because nothing was chosen.
 
     Args:
         trial_sharpes: annual Sharpe ratio of every finished trial, including the winner.
         bars_per_year: number of bars per year used to annualize the ratios; 1 if they are per bar.
-        n_trials: number of trials to use, such as `effective_trials`; default is the plain count, the strictest choice.
+        n_trials: number of trials to use, such as `effective_trials`. The default is the plain count, which is the
+            strictest choice.
     """
     ratios = np.asarray(trial_sharpes, dtype=np.float64)
     known = ratios[np.isfinite(ratios)]
@@ -181,8 +182,8 @@ def pbo_cscv(returns: ArrayLike, n_blocks: int = 16) -> Overfitting:
     average rank, and the first of equals is chosen. The relative rank is rank / (N + 1), from the worst up.
 
     An account that was inactive in a half (all returns 0) has a Sharpe ratio of 0 there and beats accounts that lost.
-    If inactive trials were ranked last, they would flatter every winner. Constant nonzero returns have no Sharpe ratio
-    and are an error.
+    Ranking inactive trials last would flatter every winner. Constant nonzero returns have no Sharpe ratio and raise an
+    error.
 
     Peak memory is twice the (C, N) float64 array of Sharpe ratios; 12,870 x 500 take 51 MB.
 
@@ -307,7 +308,7 @@ def conclusion(
 
     Evidence requires a deflated Sharpe ratio of at least `LEAST_CONFIDENCE` AND a PBO of at most `LARGEST_PBO`. If the
     trials do not differ by more than their sampling error, PBO does not apply and the winner must pass the hold-out
-    instead. Use this for alpha returns only, because the returns of an account may be those of the market.
+    instead. Use this function for alpha returns only, because an account's returns may be market returns.
 
     Args:
         lead: estimate for the winner's alpha returns.
@@ -374,7 +375,7 @@ def finding(
     pbo: float | None = None,
     choice: Choice | None = None,
 ) -> str:
-    """Return the figures behind a conclusion in a few sentences.
+    """Return the metrics behind a conclusion in a few sentences.
 
     Args:
         estimate: estimate for the winner.
@@ -412,6 +413,6 @@ def _choice_text(choice: Choice, root: float) -> str:
 
 
 def _percent(share: float, rounding: np.ufunc = np.floor) -> str:
-    """Return a percentage rounded against the winner, so that it never looks better than the threshold it missed."""
+    """Return a percentage, rounded against the winner so that it never looks better than the threshold it missed."""
     tenths = rounding(round(share * 1000.0, 6))
     return f"{tenths / 10.0:.1f} %"

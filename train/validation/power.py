@@ -1,4 +1,4 @@
-"""Statistical power of a dataset: the edge that pays the costs, and the smallest edge that could be detected."""
+"""Statistical power of a dataset: the edge that covers the costs, and the smallest edge that can be detected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DetectableEdge:
         return self.smallest / self.volatility * math.sqrt(self.bars_per_year) if self.volatility > 0.0 else math.nan
 
     def gross_per_bar(self, bars_held: float) -> float:
-        """Return the edge per bar before costs that is needed if each position is held for `bars_held` bars."""
+        """Return the required edge per bar before costs if each position is held for `bars_held` bars."""
         return self.smallest + self.round_trip / bars_held
 
 
@@ -56,7 +56,7 @@ def detectable_edge(
         (z_confidence + z_power) * sigma / sqrt(n)
 
     (Cohen 1988, Statistical Power Analysis for the Behavioral Sciences, section 2.4; z are normal quantiles, 1.645 and
-    0.842). There is no correction for selection among many trials or for clustered returns; both require a larger edge.
+    0.842). Selection among many trials and clustered returns are not corrected for. Both require a larger edge.
 
     Args:
         n_bars: number of test returns, on which no tested policy was trained.

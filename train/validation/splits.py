@@ -9,14 +9,14 @@ are cut at the gaps of the data, so no episode, lookback window or return crosse
 Three distances keep information about a test block out of training (Lopez de Prado 2018, ch. 7 and 12):
 
 * `purge_bars` on BOTH sides of a test block. An observation reaches back by the lookback and by the warm-up of its
-  features, and an order decided on bar t is filled on bar t+1. Episodes need no more, because an episode never leaves
-  its training segment.
+  features, and an order decided on bar t is filled on bar t+1. Episodes need no additional distance, because an episode
+  never leaves its training segment.
 * `embargo_bars` more AFTER a test block, for effects that outlast a window. Near the end of the data the embargo ends
   with the data.
 * the validation fold, on which checkpoints are selected, is taken from the ends of the training segments, with the same
   purge before it. Test bars never select anything.
 
-Distances are counted in bars across gaps, so gaps in time only make the true distance longer.
+Distances are counted in bars that exist. A gap adds nothing, so the true distance in time can only be longer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FullPath = tuple[tuple[int, int], ...]  # (index of a split, index of a block in
 
 
 class SplitError(UserError):
-    """The requested splits cannot be made; the message names what is missing and what to change."""
+    """Raised if the requested splits are impossible. The message says what is missing and what to change."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def combinatorial_purged_splits(
     embargo_bars: int,
     min_train_bars: int = 2,
 ) -> tuple[Split, ...]:
-    """Return one split for every choice of `k_test_groups` out of `n_groups` test groups; the rest trains.
+    """Return one split for every choice of `k_test_groups` test groups out of `n_groups`; the rest is for training.
 
     Each bar is tested in C(n_groups - 1, k_test_groups - 1) splits, which is also the number of full paths.
 
@@ -112,10 +112,10 @@ def expanding_splits(
     embargo_bars: int = 0,
     min_train_bars: int = 2,
 ) -> tuple[Split, ...]:
-    """Return walk-forward splits with a growing window: train on everything before the test block, advance a group.
+    """Return walk-forward splits with a growing window: train on all bars before the test block, advance by one group.
 
     The data are divided into `n_folds + first_train_groups` groups, as for `rolling_splits`. Both test the same blocks,
-    but this design also trains on everything before the rolling window.
+    but this design also trains on all bars before the rolling window.
     """
     check_segments(segments)
     if n_folds < 1 or first_train_groups < 1:
@@ -144,7 +144,7 @@ def purged_kfold_splits(
 
 
 def recombined_paths(splits: Sequence[Split]) -> tuple[FullPath, ...]:
-    """Return the full paths that the test blocks can be joined to, each through every tested bar once, in time order.
+    """Return the full paths that the test blocks can form. Each contains every tested bar once, in time order.
 
     Path p takes every group from the p-th split that tests it. A combinatorial design has C(n_groups - 1, k_test_groups
     - 1) paths; the other designs have one. A gap divides a group into several blocks, and the path takes all of them
@@ -177,7 +177,7 @@ def n_paths(n_groups: int, k_test_groups: int) -> int:
 
 
 def cut_into_groups(segments: Sequence[Segment], n_groups: int) -> tuple[Segments, ...]:
-    """Divide the data in time order into groups whose sizes differ by at most one bar; a group is a list of blocks."""
+    """Divide the data in time order into groups whose sizes differ by at most one bar. A group is a list of blocks."""
     edges = _group_edges(segments, n_groups)
     return tuple(_by_position(segments, start, end) for start, end in pairwise(edges))
 
@@ -187,8 +187,8 @@ def validation_cut(
 ) -> tuple[Segments, Segments]:
     """Take the validation fold from the end of each training segment.
 
-    Each segment gives its last `fraction`, with `purge_bars` unused bars before it. A segment that would leave fewer
-    than `min_fit_bars` or `min_validation_bars` is used entirely for training. If all segments are too short,
+    Each segment contributes its last `fraction`, with `purge_bars` unused bars before it. A segment that would leave
+    fewer than `min_fit_bars` or `min_validation_bars` is used entirely for training. If all segments are too short,
     validation is empty.
 
     Returns:
@@ -213,8 +213,8 @@ def with_warmup(blocks: Iterable[Segment], segments: Sequence[Segment], lookback
     An environment's first traded bar is the first bar of its segment plus lookback - 1. The blocks are shifted so that
     this bar is the same for every lookback up to `max_lookback`: the block's own first bar if the data before it have
     no gap, otherwise the first bar with `max_lookback` bars before it. All settings are then compared on the same bars.
-    The bars added in front are observed but never traded. Blocks with fewer than `max_lookback` (at least 2) remaining
-    bars are dropped, so that no warm-up reaches back to the start of trading in another block.
+    The bars added at the front are observed but never traded. Blocks with fewer than `max_lookback` (at least 2)
+    remaining bars are dropped, so that no warm-up reaches back to the start of trading in another block.
     """
     if not 1 <= lookback <= max_lookback:
         raise SplitError(
@@ -325,7 +325,7 @@ def _keep_out(
 ) -> Segments:
     """Return `trainable` without the test blocks and the bars around them.
 
-    Distances are counted in positions, so they reach across a gap as if the next segment followed directly.
+    Distances are counted in positions, so they extend across a gap as if the next segment followed directly.
     """
     holes: list[Segment] = []
     for first, last in test:
@@ -340,7 +340,7 @@ def _position(segments: Sequence[Segment], bar: int) -> int:
 
 
 def _by_position(segments: Sequence[Segment], start: int, end: int) -> Segments:
-    """Return the blocks with bars number `start` to `end` (exclusive) of the data, cut at its gaps."""
+    """Return the blocks with bar numbers `start` to `end` (exclusive) of the data, cut at its gaps."""
     out = []
     before = 0
     for first, last in segments:

@@ -1,4 +1,4 @@
 """Terminal dashboard of a running study: its database, its workers and its log.
 
-The dashboard only reads. It imports `study`, `store` and `records`; only programs import it.
+The dashboard is read-only. It imports `study`, `store` and `records`. Only programs import it.
 """

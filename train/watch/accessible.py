@@ -1,7 +1,7 @@
 """Make optuna-dashboard's pages usable with a screen reader, a keyboard and a telephone.
 
-optuna-dashboard has no option for this. Its HTML page gets a style sheet and a script: they name controls, headings and
-regions, raise the contrast and let wide rows wrap. Neither changes what a page shows or does.
+optuna-dashboard has no option for this. A style sheet and a script are added to its HTML page. They name controls,
+headings and regions, increase the contrast and let wide rows wrap. Neither changes the content or behavior of a page.
 """
 
 from __future__ import annotations

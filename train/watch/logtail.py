@@ -16,7 +16,7 @@ SEARCHED_BYTES = 4 << 20
 
 
 def study_of(path: Path) -> str | None:
-    """Return the study that the trainer writing this log last started, or None if the last 4 MiB do not contain it."""
+    """Return the study that this log's trainer started last, or None if the last 4 MiB of the log do not contain it."""
     try:
         with path.open("rb") as file:
             file.seek(max(file.seek(0, 2) - SEARCHED_BYTES, 0))
@@ -27,9 +27,9 @@ def study_of(path: Path) -> str | None:
 
 
 def last_lines(path: Path, n: int) -> tuple[list[str], str]:
-    """Return the last `n` lines at most and, if there are none, the reason.
+    """Return at most the last `n` lines and, if there are none, the reason.
 
-    If a progress bar overwrote a line, only its last state is returned.
+    If a progress bar overwrote a line, only the line's last state is returned.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Load of this machine, its GPUs and the worker processes; an unavailable figure is None."""
+"""Load of this machine, its GPUs and the worker processes. Unavailable values are None."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ProcessLoad:
 
 
 class Meter:
-    """Repeated load measurements; each covers the time since the previous one."""
+    """Repeated load measurements. Each covers the time since the previous measurement."""
 
     def __init__(self) -> None:
         self._processes: dict[int, psutil.Process] = {}
@@ -80,7 +80,7 @@ class Meter:
 
 
 def read_gpus() -> tuple[tuple[Gpu, ...], str]:
-    """Return the GPUs that torch finds, or a reason why there are none; nothing is allocated on them."""
+    """Return the GPUs that torch finds, or the reason why there are none. Nothing is allocated on the GPUs."""
     if not any(Path(path).exists() for path in GPU_DRIVERS):
         return (), "none: no NVIDIA or AMD driver is loaded on this machine"
     import torch  # takes seconds, so machines without a GPU skip it
@@ -110,7 +110,7 @@ def _gpu(number: int) -> Gpu:
 
 
 def _asked(question: Callable[[int], float], number: int) -> float | None:
-    """Return the driver's answer, or None if it has none (laptop power, virtual GPU temperature, missing library)."""
+    """Return the driver's answer, or None if it gives none (laptop power, virtual GPU temperature, missing library)."""
     try:
         answer = question(number)
     except _refusals():
@@ -119,7 +119,7 @@ def _asked(question: Callable[[int], float], number: int) -> float | None:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """Return the exceptions that torch raises for an unavailable figure, including those of loaded driver libraries."""
+    """Return the exceptions that torch raises for an unavailable value, including those of loaded driver libraries."""
     own = [getattr(sys.modules.get(module), name, None) for module, name in DRIVER_ERRORS]
     return (RuntimeError, ImportError, AttributeError, KeyError, OSError, *(kind for kind in own if kind is not None))
 

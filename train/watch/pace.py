@@ -24,10 +24,10 @@ class Pace:
 
 
 def pace_of(trials: Sequence[TrialRow], now: datetime) -> Pace:
-    """Return the rate of the trials that finished within the last hour, over the part of it in which trials ran.
+    """Return the rate of trials that finished within the last hour, over the part of the hour in which trials ran.
 
     A study that resumed ten minutes ago is measured over ten minutes. If no trial finished within the hour, the time of
-    the last few trials is used. If a worker's clock is ahead of this machine's clock, the worker's time counts.
+    the last few trials is used. If a worker's clock is ahead of this machine's clock, the worker's time is used.
 
     Args:
         trials: trials of the study.

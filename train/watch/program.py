@@ -1,4 +1,4 @@
-"""Main loop of the dashboard: read, draw, wait; unreadable data are reported and read again."""
+"""Main loop of the dashboard: read, draw and wait. Unreadable data are reported and read again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Drawn = TypeVar("Drawn", bound=Any)
 
 
 class Board(Generic[Drawn]):
-    """Source of frames; a frame has a field `trouble`."""
+    """Source of frames. Each frame has a field `trouble`."""
 
     _last: Drawn | None = None
     _looked_s = 0.0  # monotonic time at which `_last` was made
@@ -48,7 +48,7 @@ class Board(Generic[Drawn]):
         raise NotImplementedError
 
     def frame_or_trouble(self) -> tuple[RenderableType, str]:
-        """Return a new frame, or the last frame under a line that says why it is old, together with that line."""
+        """Return a new frame, or the last frame under a line that says why it is outdated, together with that line."""
         try:
             return self.frame(), ""
         except UserError as error:
@@ -96,7 +96,7 @@ def how_far_note(results: object) -> str:
 
 
 def show_once(dashboard: Board[Any], console: Console) -> int:
-    """Print one frame and return an exit code; a locked database is retried for a few seconds."""
+    """Print one frame and return an exit code. If the database is locked, retry for a few seconds."""
     give_up_at = time.monotonic() + ONCE_PATIENCE_S
     while True:
         try:
@@ -124,7 +124,7 @@ def show_live(dashboard: Board[Any], console: Console, refresh_s: float) -> int:
 
 
 def _print_frames(dashboard: Board[Any], console: Console, refresh_s: float) -> int:
-    """Print frames one below the other, for a file or a pipe."""
+    """Print frames one after the other, for a file or a pipe."""
     while True:
         console.print(dashboard.frame_or_trouble()[0])
         sys.stdout.flush()

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class UnavailableError(UserError):
-    """The database exists but is locked, damaged or unreachable; the message is one line, ready to be shown."""
+    """Raised if the database exists but is locked, damaged or unreachable. The message is one line for display."""
 
     exit_code = 1
 
@@ -83,7 +83,7 @@ def _read_file(path: Path, work: Callable[[Connection], T]) -> T:
 
 
 def _write_state(path: Path) -> tuple[int, int] | None:
-    """Return time and size of a file that no process has open, or None if SQLite's own locks must be used."""
+    """Return the time and size of a file that no process has open, or None if SQLite's own locks must be used."""
     try:
         with path.open("rb") as file:
             head = file.read(len(SQLITE_HEADER) + 4)

@@ -101,7 +101,7 @@ class Snapshot:
 
 
 def take_snapshot(url: URL, name: str | None) -> Snapshot:
-    """Return a snapshot of a study; without a name, of the study with the newest trials.
+    """Return a snapshot of a study. Without a name, use the study with the newest trials.
 
     Raises:
         StudyError: the study does not exist.
@@ -148,7 +148,7 @@ def _rows(connection: Connection, query: str, **values: Any) -> Sequence[Any]:
 
 
 def _rows_of(connection: Connection, query: str, ids: Collection[int]) -> Sequence[Any]:
-    """Return the rows of the trials with these ids; the query must contain `IN :ids`."""
+    """Return the rows of the trials with these ids. The query must contain `IN :ids`."""
     if not ids:
         return []
     return connection.execute(text(query).bindparams(bindparam("ids", expanding=True)), {"ids": list(ids)}).all()
@@ -251,7 +251,7 @@ def _reasons(attributes: Mapping[int, Mapping[str, Any]], trials: Sequence[Trial
 
 
 def _rates(attributes: Mapping[int, Mapping[str, Any]], latest: Sequence[int]) -> Rates | None:
-    """Return the speed of the last split of the trial that ended last and has a split."""
+    """Return the speed of the last split of the most recently finished trial that has a split."""
     for number in reversed(latest[-LATEST:]):
         splits = {key: value for key, value in attributes[number].items() if key.startswith("split_")}
         if not splits:
@@ -278,7 +278,7 @@ def _shown(value: Any) -> Any:
 
 
 def _time(value: Any) -> Any:
-    """Return a column's time with its time zone; times without a zone are UTC, and SQLite returns strings."""
+    """Return a column's time with its time zone. Times without a zone are UTC, and SQLite returns strings."""
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value

@@ -47,7 +47,7 @@ class Frame:
     trouble: str = ""  # why the figures are old; empty if they are current
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw the frame, with as much of the log as the terminal's height allows; a last line counts hidden lines."""
+        """Draw the frame with as much of the log as fits into the terminal. The last line counts hidden lines."""
         body = rendered(_body(self, options.max_width, console.encoding), console, options)
         height = height_of(console, options)
         room = MOST_LOG_LINES if height is None else min(max(height - len(body) - 1, FEWEST_LOG_LINES), MOST_LOG_LINES)
@@ -63,7 +63,7 @@ def rendered(part: RenderableType, console: Console, options: ConsoleOptions) ->
 def fitted(
     lines: list[list[Segment]], console: Console, options: ConsoleOptions, height: int | None
 ) -> Iterator[Segment]:
-    """Yield as many lines as the terminal has; the last one gives the number of hidden lines."""
+    """Yield as many lines as the terminal has. The last line gives the number of hidden lines."""
     if height is not None and len(lines) > height:
         hidden = len(lines) - height + 1
         note = Text(f"{hidden} more lines; enlarge the terminal to see them", style="dim", no_wrap=True)
@@ -80,7 +80,7 @@ def height_of(console: Console, options: ConsoleOptions) -> int | None:
 
 
 def _body(frame: Frame, width: int, encoding: str) -> RenderableType:
-    """Return the panels, most important first, because a small terminal shows only the beginning."""
+    """Return the panels, most important first, because a small terminal shows only the first ones."""
     is_wide = width >= TWO_COLUMNS
     half = width // 2 - 2 if is_wide else width
     how = [_progress(frame, half, encoding), _workers(frame)]
@@ -164,7 +164,7 @@ def _is_at_work(frame: Frame) -> bool:
 def pace_text(pace: Pace, is_at_work: bool = True) -> str:
     """Return text such as `33.1 trials/hour (18 finished in 33 min of the last hour)`.
 
-    For an inactive study the last hour is the last one in which it was active.
+    For an inactive study, the last hour is the last hour in which it was active.
     """
     if pace.per_hour is None:
         return f"trials/hour {MISSING}: no trial has finished"
@@ -310,7 +310,7 @@ def _machine(m: Machine) -> RenderableType:
 
 
 def gpu_text(gpu: Gpu) -> str:
-    """Return text such as `GPU 0: 87 % busy, 12.3 GiB used, 250 W, 61 C`; an unavailable figure reads unknown."""
+    """Return text such as `GPU 0: 87 % busy, 12.3 GiB used, 250 W, 61 C`; an unavailable value is shown as unknown."""
     memory = None if gpu.memory_used_bytes is None else _bytes(gpu.memory_used_bytes)
     figures = (
         ("busy", gpu.busy, "{:.0%} busy"),

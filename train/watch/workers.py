@@ -24,7 +24,7 @@ OLD_STATUS_S = 60.0  # age in seconds from which the status of a live worker cou
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker process; None means unknown."""
+    """A worker process. None means unknown."""
 
     host: str
     pid: int | None
