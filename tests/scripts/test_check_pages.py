@@ -22,7 +22,7 @@ def run(**environment: str) -> subprocess.CompletedProcess:
 def test_a_browser_that_does_not_exist_is_named():
     done = run(BROWSER="/no/such/browser")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "pages are not checked in a browser: BROWSER=/no/such/browser does not exist\n"
+    assert done.stdout == "pages were not checked in a browser: BROWSER=/no/such/browser does not exist\n"
 
 
 def test_without_a_browser_the_check_says_how_to_install_one(tmp_path):
@@ -31,7 +31,7 @@ def test_without_a_browser_the_check_says_how_to_install_one(tmp_path):
     done = run(PATH=str(tmp_path), BROWSER="")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        "pages are not checked in a browser: no chromium is installed; on Debian: apt-get install chromium\n"
+        "pages were not checked in a browser: Chromium is not installed; on Debian, run apt-get install chromium\n"
     )
 
 

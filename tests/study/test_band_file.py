@@ -122,8 +122,8 @@ def test_the_page_and_the_artifact_show_it(made):
     assert '<section id="band">' in html
     figure = band_of_trial(folder, 0, study.get_trials()[0].user_attrs)
     assert figure is not None
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert [title.partition(":")[0] for title in titles if ":" in title] == ["BTC", "ETH"]
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert [label.partition(":")[0] for label in labels if label.startswith(("BTC", "ETH"))] == ["BTC", "ETH"]
     assert "SYNTHETIC" in figure.get_suptitle()
 
 
