@@ -6,11 +6,11 @@ This file is the executable specification of the simulator (docs/simulator.md). 
 line or a short loop over assets, all arithmetic is float64, and nothing is vectorized. Tests compare
 ``environment_Alpaca_vectorized.py`` with it at every step and in every field. The two files share settings
 (`EnvParams`, the tables of rule sets and smallest orders) and input checks, but no computation, so neither file can
-hide an error of the other. tests/test_import_directions.py lists the imports.
+hide an error in the other. tests/test_import_directions.py lists the imports.
 
 Units: money is in quote currency (USD) and quantities are in coins. ``*_rate`` and ``*_pct`` are fractions (0.0025 is
-0.25 %). Causality: the observation at bar ``t`` uses rows ``<= t``. The action chosen there fills at the close of ``t +
-1``.
+0.25 %). Causality: the observation at bar ``t`` uses rows ``<= t``. The action chosen at bar ``t`` fills at the close
+of ``t + 1``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Account:
     cash: float  # quote
     qty: list[float]  # (A,) coins
     held_bars: list[int]  # (A,) bars since the position was opened or last partly sold
-    high: list[float]  # (A,) highest price while held, quote; updated if the trailing stop is on
+    high: list[float]  # (A,) highest price while held, quote; updated if the trailing stop is enabled
     order_scale: list[float]  # (A,) coins per unit of action; host presets only
     benchmark_qty: list[float]  # (A,) coins of the equal-weight portfolio
     equity: float  # quote, account value at `bar`
@@ -87,7 +87,7 @@ class CryptoEnvAlpaca:
         if_log: accepted for compatibility with hosts and ignored.
         seed: seed of the random starts; None is 0.
         start: "first" or "random"; None uses the value of the rule set.
-        episode_bars: longest episode in steps; None ends episodes at the end of their segment.
+        episode_bars: maximum episode length in steps; None ends episodes at the end of their segment.
 
     Raises:
         ValueError: arrays or settings cannot be simulated; the message names the value and suggests a fix.
@@ -109,7 +109,7 @@ class CryptoEnvAlpaca:
         n_bars, n_assets = self.price_array.shape
         self.min_qty = self._smallest_orders(config, n_assets)
         self.qty_increment = (np.zeros(n_assets) + config.get("qty_increment", 0.0)).tolist()
-        # (T, A), True if anybody traded the coin
+        # (T, A), True if anyone traded the coin
         self.trades = ~np.broadcast_to(np.asarray(config.get("filled_array", False), dtype=bool), (n_bars, n_assets))
         given, whole = config.get("segments"), [(0, n_bars)]
         self.segments = [(int(a), int(b)) for a, b in (whole if given is None or len(given) == 0 else given)]
@@ -125,7 +125,7 @@ class CryptoEnvAlpaca:
         self.state_dim = 1 + n_assets + self.lookback * self.tech_array.shape[1] + (2 + n_assets) * p.observe_account
         self.action_dim, self.if_discrete, self.target_return = n_assets, False, 10.0
         self.reset()  # create the attributes that hosts read
-        self.episode, self.done = -1, True  # the caller's first reset() starts episode 0
+        self.episode, self.done = -1, True  # the caller's first reset() then starts episode 0
 
     # ---------------------------------------------------------------- what hosts read
     @property
@@ -178,7 +178,7 @@ class CryptoEnvAlpaca:
         """Open a fresh account and return its first observation, (S,) float32.
 
         Args:
-            bar: first bar of the episode; None draws one. It must be in a segment with a full lookback before it.
+            bar: first bar of the episode; None draws one. It must be in a segment that holds a full lookback before it.
 
         Raises:
             ValueError: no episode can start at `bar`.
@@ -198,7 +198,8 @@ class CryptoEnvAlpaca:
                 hold.
 
         Returns:
-            Observation (S,) float32, reward, done and info. An ended account does not restart; call `reset()`.
+            Observation (S,) float32, reward, done and info. An account does not restart when its episode ends; call
+            `reset()`.
 
         Raises:
             ValueError: the action has a wrong shape.
@@ -250,7 +251,7 @@ class CryptoEnvAlpaca:
         if p.trailing_stop_pct > 0:
             self._trailing_stop(price)
         equity_at_fill = acct.cash + sum(q * x for q, x in zip(acct.qty, price, strict=True))
-        # An order does not fill in a bar in which nobody trades the coin.
+        # An order does not fill in a bar in which nobody traded the coin.
         order = self._order_quantities(np.where(self.trades[acct.bar], action, np.float32(0.0)), price, equity_at_fill)
         if p.max_position_weight > 0:
             order = self._cap_positions(order, price, equity_at_fill)
@@ -287,7 +288,7 @@ class CryptoEnvAlpaca:
         return [min(o, r) for o, r in zip(order, room, strict=True)]
 
     def _trailing_stop(self, price: list[float]) -> None:
-        """Sell positions whose price has fallen by more than `trailing_stop_pct` from its high."""
+        """Sell every position whose price has fallen by more than `trailing_stop_pct` from its high."""
         acct = self.account
         for i, x in enumerate(price):
             if acct.qty[i] > 0:
@@ -371,7 +372,7 @@ class CryptoEnvAlpaca:
         self._book(quantity, price, fill * self._charged.sell_fee_rate)
 
     def _execute_purchase(self, i: int, quantity: float, price: float) -> None:
-        """Buy coins, unless the order fell below the minimum because cash is short."""
+        """Buy coins, unless limited cash reduced the order below the minimum."""
         # A buy reduced to exactly the minimum is kept, because the hosts drop only smaller ones.
         if quantity <= 0 or quantity < self.min_qty[i] or quantity * price < self.params.min_order_notional:
             return
@@ -379,7 +380,7 @@ class CryptoEnvAlpaca:
         acct.high[i] = price if acct.qty[i] == 0.0 else acct.high[i]
         acct.qty[i] += quantity
         acct.filled[i] += quantity
-        acct.cash = max(0.0, acct.cash - quantity * self._purchase_price(price))  # max corrects rounding of one ulp
+        acct.cash = max(0.0, acct.cash - quantity * self._purchase_price(price))  # max corrects rounding by one ulp
         self._book(quantity, price, price * (1.0 + self._charged.slippage_rate) * self._charged.buy_fee_rate)
 
     def _book(self, quantity: float, price: float, fee_per_coin: float) -> None:
@@ -474,7 +475,7 @@ class CryptoEnvAlpaca:
 
     # ---------------------------------------------------------------- episodes
     def _smallest_orders(self, config: Mapping[str, Any], n_assets: int) -> list[float]:
-        """Return smallest orders (A,) in coins: the caller's, else 1.1 times the host's limits, else 0."""
+        """Return smallest orders (A,) in coins: the caller's, otherwise 1.1 times the host's limits, otherwise 0."""
         rules, given, tickers = self.params.rules, config.get("min_order_qty"), config.get("tickers")
         if given is not None or rules not in ("cappuccino", *COLUMN_LIMITS):
             return (np.zeros(n_assets) + (0.0 if given is None else given)).tolist()
@@ -488,7 +489,7 @@ class CryptoEnvAlpaca:
         return [1.1 * limit for limit in limits[:n_assets]]
 
     def _starts_of(self, segment: tuple[int, int]) -> range:
-        """Return the possible first bars in a segment. A whole window must fit if the segment is long enough."""
+        """Return the possible first bars in a segment. If the segment is long enough, a whole window must fit."""
         first = segment[0] + self.lookback - 1
         steps = min(self.episode_bars or 1, max(self._last_bar_of(segment) - first, 1))
         return range(first, self._last_bar_of(segment) - steps + 1)
@@ -501,7 +502,7 @@ class CryptoEnvAlpaca:
         return min(last, first + self.episode_bars) if self.episode_bars else last
 
     def _draw_start(self) -> tuple[int, int]:
-        """Return (segment, first bar) of the current episode. Environment 0 of the vectorized class draws the same."""
+        """Return (segment, first bar) of the current episode, as drawn by environment 0 of the vectorized class."""
         usable = [i for i, starts in enumerate(self._starts) if starts]
         if self.start == "first":
             segment = usable[self.episode % len(usable)]

@@ -2,9 +2,9 @@
 # Copyright (c) 2026 the barwise contributors
 """VectorizedCryptoEnvAlpaca: N trading accounts on one market, stepped together as torch tensors.
 
-Copy this file next to a host's ``environment_Alpaca.py``. It requires torch and numpy only. docs/simulator.md defines a
+Copy this file next to a host's ``environment_Alpaca.py``. It requires only torch and numpy. docs/simulator.md defines a
 step. ``environment_Alpaca.py`` in this repository implements the same step as plain loops, and the tests compare the
-classes of both files at every step and in every field.
+classes of both files in every field at every step.
 
 Read this file from top to bottom: settings and state, the phases of a bar in the order in which they run, the pure
 `step`, and the two classes that hold the state.
@@ -81,7 +81,7 @@ TERM_NAMES = {
 COSTS = ("fees", "slippage", "turnover")
 REPORTED = ("equity", "benchmark_equity", "episode_return", *COSTS)  # account fields in `info`, float64
 COUNTED = ("rejected_actions", "trades")  # int64
-OPTIONS = ("n_envs", "seed", "episode_bars", "gpu_id")  # constructor arguments that env_params may also hold
+OPTIONS = ("n_envs", "seed", "episode_bars", "gpu_id")  # constructor arguments that env_params may also contain
 NORMS = ("norm_cash", "norm_stocks", "norm_tech", "norm_reward", "norm_action")
 
 # Smallest orders of the hosts in coins, before the factor of 1.1: by column, or by ticker in column order.
@@ -96,7 +96,7 @@ CASH = ("EUR", "GBP", "JPY", "TRY", "BRL", "BTC", "ETH", "BNB")
 TARGET_WEIGHT = 0.40  # a position above this weight is concentrated
 HELD_BARS_SCALE = 0.01  # scale of held_bars in observe_account
 EQUITY_FLOOR = 1e-6  # lower bound of equity in logarithms and ratios, as a fraction of the initial capital
-INCREMENT_SLACK = 1e-9  # a quantity this little below a whole increment counts as whole
+INCREMENT_SLACK = 1e-9  # a quantity below a whole increment by at most this fraction is rounded up to it
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -138,7 +138,7 @@ class Costs(NamedTuple):
 class EnvParams:
     """Settings of one simulator: a rule set with the caller's overrides.
 
-    docs/simulator.md describes the rule sets. "Off" in the list below means that the phase is skipped.
+    docs/simulator.md describes the rule sets. In the list below, "off" means that the phase is skipped.
 
     Attributes:
         rules: name of the rule set, a key of `RULES`.
@@ -161,8 +161,8 @@ class EnvParams:
         start: first bar of an episode: "first", "random" or "stratified".
         ends_lookback_early: if True, an episode ends L bars before the end of its segment.
         truncates: if True, the end of a window is a time limit and not a terminal state.
-        terminal_equity_fraction: an account with at most this fraction of its initial capital is ruined and ends. Only
-            applied if `truncates` is True.
+        terminal_equity_fraction: an account with at most this fraction of its initial capital is ruined, and its
+            episode ends. Applied only if `truncates` is True.
         reward: "benchmark_difference", "profit", "cappuccino" or "weighted_terms".
         final_reward: "discounted_return" (the last reward is the discounted return of the episode) or "plain".
         observation: "absolute" (cash and coins) or "relative" (fractions of equity).
@@ -178,15 +178,15 @@ class EnvParams:
         norm_action: scale of an order; with order_sizing "equity", action 1 trades equity / norm_action.
         min_cash_reserve: fraction of `reserve_base` that buys leave in cash.
         max_position_weight: largest weight of a position after a buy; 0 is off.
-        trailing_stop_pct: fall from its high, as a fraction, after which a position is sold; 0 is off.
+        trailing_stop_pct: fraction by which a price must fall from its high for the position to be sold; 0 is off.
         time_decay_floor: smallest time factor of the "cappuccino" reward.
         growth_weight: weight of log growth in the "weighted_terms" reward.
         benchmark_weight: weight of the benchmark's log growth, which is subtracted.
         drawdown_penalty: weight of the increase in maximum drawdown.
         volatility_penalty: weight of the squared log growth.
-        concentration_penalty: weight of the largest position above `TARGET_WEIGHT`; also scales the "cappuccino" term.
-        turnover_penalty: weight of turnover, as a multiple of equity.
-        observe_account: if True, observations also hold progress, drawdown and held bars.
+        concentration_penalty: penalty on the part of the largest position's weight above `TARGET_WEIGHT`; also scales
+        the "cappuccino" term. turnover_penalty: weight of turnover, as a multiple of equity. observe_account: if True,
+        observations also hold progress, drawdown and held bars.
     """
 
     rules: str
@@ -327,7 +327,7 @@ class Market:
         first_start: (G,) int64, first bar at which an episode may start.
         start_offset: (G + 1,) int64, number of possible starts in all previous segments.
         usable_segment: (at most G,) int64, segments with at least one possible start.
-        trades: (T, A) float32, 0 if nobody traded the coin in the bar and 1 otherwise; None if every coin trades in
+        trades: (T, A) float32, 0 if nobody traded the coin in the bar and 1 otherwise; None if every coin traded in
             every bar.
     """
 
@@ -349,7 +349,7 @@ class Market:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by value: torch would send memory descriptors, and those of temporary tensors clash."""
+        """Pickle by value: torch would send memory descriptors, and descriptors of temporary tensors clash."""
         return _market_of, (pickle.dumps(vars(self)),)
 
 
@@ -414,9 +414,9 @@ class Outcome:
 
     Attributes:
         reward: (N,) float64.
-        terms: named reward terms, each (N,) float64. They add up to the reward before the hosts' final reward.
-        done: (N,) bool, True if the episode has ended.
-        truncated: (N,) bool, True if only a time limit ended the episode.
+        terms: named reward terms, each (N,) float64. Their sum is the reward before the hosts' final reward replaces
+        it. done: (N,) bool, True if the episode has ended. truncated: (N,) bool, True if only a time limit ended the
+        episode.
     """
 
     reward: Tensor
@@ -468,7 +468,7 @@ def is_large_enough(quantity: Tensor, price: Tensor, market: Market, p: EnvParam
 
 
 def execute_trailing_stops(book: Portfolio, price: Tensor, p: EnvParams, costs: Costs) -> Portfolio:
-    """Sell positions whose price has fallen by more than `trailing_stop_pct` from its high since the purchase."""
+    """Sell every position whose price has fallen by more than `trailing_stop_pct` from its high since the purchase."""
     is_held = book.qty > 0
     high = torch.where(is_held, torch.maximum(book.high, price), book.high)
     is_stopped = is_held & (price > 0) & (price < high * (1.0 - p.trailing_stop_pct))
@@ -517,7 +517,8 @@ def execute_buys(
     wanted = torch.where((price > 0) & is_large_enough(wanted, price, market, p), wanted, 0.0)
     unit_cost = price * (1.0 + costs.slippage_rate) * (1.0 + costs.buy_fee_rate)  # (N, A) quote per coin
     if p.buys == "sequential":
-        # Assets stay a loop, because each buy reduces the cash of the next one. A is about ten; N is the batch.
+        # Assets are processed in a loop, because each buy reduces the cash for the next one. A is about ten; N is the
+        # batch.
         for i in range(price.shape[1]):
             per_coin = torch.where(price[:, i] > 0, unit_cost[:, i], 1.0)
             affordable = coins_for(spendable_cash(book, equity, p), per_coin, p)
@@ -537,14 +538,14 @@ def execute_purchases(
     """Buy `filled` (N, A) coins. Orders that fall below the minimum because cash is short are dropped."""
     is_kept = (filled > 0) & (filled >= market.min_qty) & (filled * price >= p.min_order_notional)
     bought = torch.where(is_kept, filled, 0.0)
-    cash = (book.cash - (bought * unit_cost).sum(-1)).clamp(min=0.0)  # clamp removes rounding errors of a few ulp
+    cash = (book.cash - (bought * unit_cost).sum(-1)).clamp(min=0.0)  # clamp removes a rounding error of a few ulp
     high = torch.where(is_kept & (book.qty == 0), price, book.high)
     book = replace(book, qty=book.qty + bought, cash=cash, high=high, filled=book.filled + bought)
     return book_trades(book, bought, price, price * (1.0 + costs.slippage_rate) * costs.buy_fee_rate, costs)
 
 
 def coins_for(budget: Tensor, unit_cost: Tensor, p: EnvParams) -> Tensor:
-    """Return the coins (N,) that a budget buys. Whole coins are counted like Python's ``//``."""
+    """Return the coins (N,) that a budget buys. Whole coins are rounded like Python's ``//``."""
     return torch.div(budget, unit_cost, rounding_mode="floor" if p.whole_coins else None)
 
 
@@ -579,7 +580,7 @@ def mark_to_market(book: Portfolio, price: Tensor) -> Portfolio:
 
 
 def reward_terms(before: Portfolio, book: Portfolio, price: Tensor, market: Market, p: EnvParams) -> Terms:
-    """Return the named reward terms (N,), which add up to the reward. The two portfolios are one bar apart."""
+    """Return the named reward terms (N,), whose sum is the reward. The two portfolios are one bar apart."""
     if p.reward == "benchmark_difference":
         gain = (book.equity - before.equity) - (book.benchmark - before.benchmark)
         return {"alpha": gain * p.norm_reward}
@@ -689,7 +690,7 @@ def step(
 
 def begin_bar(book: Portfolio, market: Market) -> Portfolio:
     """Advance to the next bar and clear the totals of the step. Nothing trades yet."""
-    bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # an ended account waits at the last bar for its reset
+    bar = (book.bar + 1).clamp(max=len(market.price) - 1)  # after its episode, an account waits here
     return replace(book, bar=bar, held_bars=book.held_bars + (book.qty > 0), trades=torch.zeros_like(book.trades),
                    filled=torch.zeros_like(book.qty), **dict.fromkeys(COSTS, torch.zeros_like(book.cash)))  # fmt: skip
 
@@ -714,7 +715,7 @@ def observation_layout(
     """Return (name, width) of each part of an observation, in order. The widths add up to S.
 
     Args:
-        env_params: settings, or a mapping that `EnvParams.from_mapping` accepts.
+        env_params: settings, or a mapping accepted by `EnvParams.from_mapping`.
         n_assets: number of assets A.
         n_features: number of features F.
     """
@@ -764,7 +765,7 @@ def expand(compact: Tensor, market: Market) -> Tensor:
 def hash32(seed: int, env: Tensor, episode: Tensor) -> Tensor:
     """Return a hash of the arguments, (N,) int64 in [0, 2**32); the finalizer is C. Wellons' `lowbias32`.
 
-    A hash replaces a random generator: environment i never depends on environment j, every device draws the same
+    A hash replaces a random generator: environment i does not depend on environment j, every device draws the same
     numbers, and a captured GPU graph needs no generator state. The products wrap around in int64, but their low 32 bits
     are exact.
     """
@@ -788,11 +789,11 @@ def draw_starts(episode: Tensor, n_starts: int, mode: str, seed: int, market: Ma
         market: market data.
     """
     env = torch.arange(len(episode), device=episode.device)
-    if mode == "first":  # environment i starts with segment i and moves to the next one after each episode
+    if mode == "first":  # environment i starts in segment i and moves to the next one after each episode
         segment = market.usable_segment[(env + episode) % len(market.usable_segment)]
         return segment, market.first_start[segment]
     low, width = 0, n_starts
-    if mode == "stratified":  # environment i draws from the i-th of N equal shares of all starts
+    if mode == "stratified":  # environment i draws from the i-th of N equal parts of all starts
         low = env * n_starts // len(episode)
         width = ((env + 1) * n_starts // len(episode) - low).clamp(min=1)
     k = low + ((hash32(seed, env, episode) * width) >> 32)
@@ -808,7 +809,7 @@ def open_portfolio(
     Args:
         segment: (N,) int64, segment of each episode.
         first_bar: (N,) int64, first bar of each episode.
-        episode_bars: longest episode in steps; None ends episodes at the end of their segment.
+        episode_bars: maximum episode length in steps; None ends episodes at the end of their segment.
         market: market data.
         p: settings.
     """
@@ -847,7 +848,7 @@ def order_scale(price: np.number, p: EnvParams) -> float:
 
 
 def restart(is_over: Tensor, fresh: Portfolio, book: Portfolio) -> Portfolio:
-    """Return accounts that are `fresh` if is_over (N,) is True, and those of `book` otherwise."""
+    """Return the accounts of `fresh` if is_over (N,) is True, and those of `book` otherwise."""
     where = {1: is_over, 2: is_over[:, None]}  # by number of axes
     return Portfolio(**{k: torch.where(where[new.ndim], new, getattr(book, k)) for k, new in vars(fresh).items()})
 
@@ -855,12 +856,12 @@ def restart(is_over: Tensor, fresh: Portfolio, book: Portfolio) -> Portfolio:
 def build_market(config: Mapping[str, Any], p: EnvParams, episode_bars: int | None, device: torch.device) -> Market:
     """Check a caller's arrays and copy them to the device. The caller's arrays are never modified.
 
-    On a CPU, float32 features that are stored newest first and need no scaling are not copied. Processes share them.
+    On a CPU, float32 features that are stored newest first and need no scaling are not copied, so processes share them.
 
     Args:
         config: arrays and segments, described in `VectorizedCryptoEnvAlpaca`.
         p: settings.
-        episode_bars: longest episode in steps; None ends episodes at the end of their segment.
+        episode_bars: maximum episode length in steps; None ends episodes at the end of their segment.
         device: torch device of the result.
 
     Raises:
@@ -922,9 +923,9 @@ def cash_of(ticker: str) -> str:
 def check_arrays(price: np.ndarray, tech: np.ndarray, rules: str = "", norm_tech: float = 1.0, names: Any = ()) -> None:
     """Check that arrays can be traded.
 
-    Features times norm_tech must fit float32. Prices must be 0 or positive, and 0 means that the coin has no price.
-    Under the "standard" rules prices must be 1e-100 to 1e100, so that quantities and values stay finite. All tickers
-    must have the same cash currency.
+    Features times norm_tech must be representable in float32. Prices must not be negative; 0 means that the coin has no
+    price. Under the "standard" rules prices must be 1e-100 to 1e100, so that quantities and values stay finite. All
+    tickers must have the same cash currency.
 
     Args:
         price: (T, A) closes, quote currency.
@@ -942,20 +943,20 @@ def check_arrays(price: np.ndarray, tech: np.ndarray, rules: str = "", norm_tech
     if (price.ndim, tech.ndim) != (2, 2) or len(price) != len(tech) or {price.dtype.kind, tech.dtype.kind} - {*"fiu"}:
         raise ValueError("price_array (T, A) and tech_array (T, F) must be numeric and have the same number of bars; "
                          f"received {price.dtype} {price.shape} and {tech.dtype} {tech.shape}")  # fmt: skip
-    # np.float64, because a float32 array would cast a Python float, and the largest would become infinite.
+    # np.float64, because a float32 array would cast a Python float, and the largest one would become infinite.
     prices = np.array((1e-100, 1e100) if rules == "standard" else (0.0, np.finfo(np.float64).max))
     largest = np.float64(np.finfo(np.float32).max) / max(abs(norm_tech), 1e-269)  # finite if norm_tech is 0
     for name, array, (least, most) in (("price_array", price, prices), ("tech_array", tech, (-largest, largest))):
         if array.size and not (array.min() >= least and array.max() <= most):  # False for NaN
             bad = np.argwhere(~((array >= least) & (array <= most)))
             found = f"{array[tuple(bad[0])]:g} at bar {bad[0][0]}, column {bad[0][1]} ({len(bad)} such values)"
-            raise ValueError(f"{name} is {found}; it must be {least:g} to {most:g}. Fix or remove such bars")
+            raise ValueError(f"{name} is {found}; values must be between {least:g} and {most:g}. Fix or remove these bars")
 
 
 def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Sequence[float] | np.ndarray:
     """Return the smallest order of each coin, (A,) coins.
 
-    The caller's `min_order_qty` is used as it is. Otherwise the host's limits are multiplied by 1.1. "standard",
+    A caller's `min_order_qty` is used unchanged. Otherwise, the limits are the host's limits times 1.1. "standard",
     "finrl" and "finrl_meta" have no limits.
 
     Raises:
@@ -970,7 +971,7 @@ def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Seq
         names = [str(ticker).upper().replace("/", "").removesuffix("USDT").removesuffix("USD") for ticker in tickers]
         unknown = [name for name in names if name not in CAPPUCCINO_LIMITS]
         if unknown:
-            raise ValueError(f"no smallest order is known for {', '.join(unknown)}; pass config['min_order_qty'] (A,)")
+            raise ValueError(f"no minimum order is known for {', '.join(unknown)}; pass config['min_order_qty'] (A,)")
         return [CAPPUCCINO_LIMITS[name] * 1.1 for name in names]
     limits = COLUMN_LIMITS.get(rules) or tuple(CAPPUCCINO_LIMITS.values())
     if n_assets > len(limits):
@@ -992,7 +993,7 @@ MARKS: dict[str, tuple[str, frozenset[str], frozenset[str]]] = {  # rules -> cla
 }  # fmt: skip
 CONFIG_KEYS = frozenset({
     "price_array", "tech_array", "time_array", "tickers", "segments", "min_order_qty", "qty_increment", "filled_array",
-    "ticker_list", "if_train", "turbulence_array",  # keys of hosts, ignored by the simulation
+    "ticker_list", "if_train", "turbulence_array",  # keys that hosts use and the simulation ignores
 })  # fmt: skip
 
 
@@ -1070,17 +1071,17 @@ def name_of(host_class: type) -> str:
 def resolve_rules(
     config: Mapping[str, Any], env_params: Mapping[str, Any], picked: str | None = None
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:  # fmt: skip
-    """Return (config, env_params) with the rules that apply: the given rules, or those of the host's scalar class.
+    """Return (config, env_params) with the rules that apply: the given ones, or those of the host's scalar class.
 
     Args:
         config: arrays and segments of the environment.
         env_params: settings, with or without `rules`.
-        picked: rules of an environment class that is named after a host's class. They apply if no rules are given, with
-            the capital, fees and smallest orders of the imported class that has the same rules.
+        picked: rules of an environment class that is named after a host's class. They apply if no rules are given. The
+            capital, fees and smallest orders are then those of the imported class that has the same rules.
 
     Raises:
-        ValueError: no rules are given and there is not exactly one class to inherit from, a key is read by the host's
-            class but not supported here, or a config key is unknown and no host class is imported.
+        ValueError: no rules are given and there is not exactly one class to inherit from; the host's class reads a key
+            that is not supported here; or a config key is unknown and no host class is imported.
     """
     hosts, rules = imported_host_classes(), env_params.get("rules")
     _refuse_unknown_keys(config, env_params, rules or picked, hosts)
@@ -1127,16 +1128,17 @@ _say_once = functools.cache(log.log)  # level, message
 
 
 def refuse_what_is_on(**options: Any) -> None:
-    """Check that no unsupported host keyword is switched on.
+    """Check that no unsupported host keyword is enabled.
 
-    If Cappuccino cannot import its fee tiers, it ignores its fee and timeframe keywords. They are ignored here too.
+    If Cappuccino cannot import its fee tiers, it ignores its fee and timeframe keywords. They are then ignored here
+    too.
 
     Raises:
-        ValueError: a keyword is switched on and cannot be simulated.
+        ValueError: an enabled keyword cannot be simulated.
     """
     for name, value in options.items():
         if value and not (name != "use_sentiment" and _lacks_fee_tiers()):
-            raise ValueError(f"{name} is not supported; received {value!r}. Switch it off, or train with the "
+            raise ValueError(f"{name} is not supported; received {value!r}. Disable it, or train with the "
                              "host's own class")  # fmt: skip
 
 
@@ -1164,16 +1166,16 @@ def _sizes(meaning: str) -> property:
 
 
 class VectorizedCryptoEnvAlpaca:
-    """N long-only spot accounts on A coins, in plain torch: the readable reference of the optimized class.
+    """N long-only spot accounts on A coins, in plain torch: the readable reference for the optimized class.
 
     `reset()` returns the state. `step(action)` returns (state, reward, done, info). All of them are tensors on
     `device`: state (N, S) float32, reward (N,) float32, done (N,) bool, and info is a dict of tensors.
 
-    An environment whose episode ends restarts in the same step. The returned state is then the first of the new
-    episode, and `info["final_state"]` holds the last state of the old one. `info["truncated"]` is True if only a time
-    limit ended the episode; bootstrap the value from `final_state` in that case. `cash`, `stocks`, `time` and
-    `total_asset` show the ended account until the next step. `episode_return` shows the last ended episode until
-    another one ends.
+    When an episode ends, its environment restarts within the same step. The returned state is then the first of the new
+    episode, and `info["final_state"]` holds the last state of the finished episode. `info["truncated"]` is True if only
+    a time limit ended the episode; bootstrap the value from `final_state` in that case. `cash`, `stocks`, `time` and
+    `total_asset` show the account at the end of its episode until the next step. `episode_return` shows the last
+    finished episode until the next one ends.
 
     If n_envs is 1, the interface is the scalar one of the hosts: `reset` returns NumPy (S,), and `step` returns NumPy
     (S,), a float, a bool and a dict of Python numbers. The environment does not restart, because hosts read `cash` and
@@ -1188,8 +1190,8 @@ class VectorizedCryptoEnvAlpaca:
         env_params: `rules`, `lookback` and any other setting of `EnvParams`. It may also hold `n_envs`, `seed`,
             `episode_bars` and `gpu_id`; an argument with the same name overrides them. An `EnvParams` is used
             unchanged.
-        n_envs: number of accounts N (default: 1). Assigning `env_num`, `n_envs` or `num_envs` later allocates that many
-            accounts, which start with the next `reset()`.
+        n_envs: number of accounts N (default: 1). Assigning a new value to `env_num`, `n_envs` or `num_envs` allocates
+            that many accounts, which start with the next `reset()`.
         rules: overrides `env_params["rules"]`. If neither is given, rules, capital, fees and smallest orders are those
             of the scalar class that the host has imported; see `imported_host_classes`.
         lookback: overrides `env_params["lookback"]`, bars.
@@ -1203,18 +1205,20 @@ class VectorizedCryptoEnvAlpaca:
         num_envs: ElegantRL's name for `n_envs`; takes precedence over it.
         seed: seed of the random starts; None is 0. Assigning `seed` later takes effect with the next episode.
         start: "first", "random" or "stratified"; None uses the value of the rule set.
-        episode_bars: longest episode in steps; None ends episodes at the end of their segment.
+        episode_bars: maximum episode length in steps; None ends episodes at the end of their segment.
         as_numpy: if True, use the scalar NumPy interface; None means n_envs == 1.
-        autoreset: if True, `step` restarts ended episodes; None means not `as_numpy`. If False, the returned state is
-            the last of the ended episode, and `reset(where=...)` opens the next one. Stepping an ended account is safe,
-            but its results are meaningless.
+        autoreset: if True, `step` starts a new episode when one ends; None means not `as_numpy`. If False, the returned
+            state is the last of the finished episode, and `reset(where=...)` starts the next one. Stepping an account
+            after its episode has ended is safe, but the results are meaningless.
         compact: if True, the last column of an observation holds the bar index instead of its features. `expand`
-            returns the full observation. Requires at most 2**24 bars, the largest integer that float32 counts to.
-        native_step: if False, the optimized class runs the plain step. "always" runs the native step even if its first
-            use measured it as slower. A native step whose results differ from the plain step is never used.
+            returns the full observation. Requires at most 2**24 bars, because float32 represents every integer only up
+            to that number.
+        native_step: if False, the optimized class runs the plain step. "always" runs the native step even if the
+            measurement on its first use found it slower. A native step whose results differ from the plain step is
+            never used.
         api: "elegantrl" is described above. With "gymnasium", `reset` returns (state, info), `step` returns (state,
             reward, terminated, truncated, info), and the environment has spaces and `close`. ElegantRL's master branch
-            requires "gymnasium" too.
+            also requires "gymnasium".
         env_name: name of the environment.
         tickers: a label, ignored.
         sentiment_service: accepted for compatibility with hosts and ignored.
@@ -1243,7 +1247,7 @@ class VectorizedCryptoEnvAlpaca:
         ImportError: api is "gymnasium" and the package is not installed.
     """
 
-    default_rules: str | None = None  # set by classes that are named after a host's class; None inherits the rules
+    default_rules: str | None = None  # set by classes named after a host's class; None: the imported class's rules
     _cost_factor = 1.0
 
     def __init__(
@@ -1301,7 +1305,7 @@ class VectorizedCryptoEnvAlpaca:
         if isinstance(n_envs, bool) or not isinstance(n_envs, int | np.integer) or n_envs < 1:
             raise ValueError(f"n_envs must be a whole number of at least 1; received {n_envs!r}")
         self._n_envs = int(n_envs)
-        self.env_num = self._n_envs  # a host may have replaced the property of the class with a number
+        self.env_num = self._n_envs  # a host may have replaced the property of the class by a number
         self.as_numpy = self._n_envs == 1 if self._asked["as_numpy"] is None else self._asked["as_numpy"]
         self.autoreset = not self.as_numpy if self._asked["autoreset"] is None else self._asked["autoreset"]
         self._check_options()
@@ -1330,7 +1334,7 @@ class VectorizedCryptoEnvAlpaca:
         self._episode = torch.full((self._n_envs,), -1, dtype=torch.int64, device=self.device)
         self._rejected = torch.zeros_like(self._episode)
         self._last_return = torch.full_like(self._rejected, torch.nan, dtype=torch.float64)
-        self._over = torch.zeros_like(self._rejected, dtype=torch.bool)  # ended, not reset yet (no autoreset)
+        self._over = torch.zeros_like(self._rejected, dtype=torch.bool)  # episode ended, not reset yet (no autoreset)
         self._ended: Portfolio | None = None  # accounts before the restarts of the last step, if any
         self._charged = torch.zeros(len(Costs._fields), dtype=torch.float64, device=self.device)  # `Costs` of a step
         self._pass_on()
@@ -1366,7 +1370,7 @@ class VectorizedCryptoEnvAlpaca:
     def episode_return(self) -> Any:
         """(N,) account value divided by initial capital.
 
-        It belongs to the last ended episode, or to the running one if no episode has ended yet.
+        It describes the last finished episode, or the running one if no episode has ended yet.
         """
         running, last = self._shown("equity") / self.params.initial_capital, self._ended_returns()
         return self._out(running if self.as_numpy else torch.where(last.isnan(), running, last))
@@ -1413,7 +1417,7 @@ class VectorizedCryptoEnvAlpaca:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        """Copy values that may change between steps to where the step reads them. Does not wait for a GPU."""
+        """Copy values that may change between steps to the memory that the step reads. Do not wait for a GPU."""
         for i, rate in enumerate(self.params.costs(self._cost_factor)):
             self._charged[i].fill_(rate)
 
@@ -1432,7 +1436,7 @@ class VectorizedCryptoEnvAlpaca:
 
         Args:
             where: (N,) bool, environments to open; None opens all. The others continue.
-            seed: seed of the random starts from now on. It also resets the episode counters.
+            seed: new seed of the random starts. Passing it also resets the episode counters.
             options: {"reset_mask": where}, as Gymnasium passes it.
 
         Returns:
@@ -1477,12 +1481,12 @@ class VectorizedCryptoEnvAlpaca:
                 `info["rejected_actions"]`.
 
         Returns:
-            (state, reward, done, info), as described in the class. With api="gymnasium", (state, reward, terminated,
-            truncated, info).
+            (state, reward, done, info), as described in the class docstring. With api="gymnasium", (state, reward,
+            terminated, truncated, info).
 
         Raises:
             ValueError: the action has a wrong shape.
-            RuntimeError: `reset` has not been called, or the only environment has ended.
+            RuntimeError: `reset` has not been called, or the episode of the only environment has ended.
         """
         action = self._fillable(self._accept(action))
         self.book, self._ended, state, reward, done, info = self._transition(self.book, action, self._rejected)
@@ -1544,7 +1548,7 @@ class VectorizedCryptoEnvAlpaca:
         return (action[None] if self.as_numpy else action).contiguous()
 
     def _fillable(self, action: Tensor) -> Tensor:
-        trades = self.market.trades  # a product keeps non-finite actions, which are counted later
+        trades = self.market.trades  # multiplication keeps non-finite actions, which are counted later
         return action if trades is None else action * trades[(self._read("bar") + 1).clamp(max=len(trades) - 1)]
 
     def _out(self, value: Any) -> Any:
@@ -1574,7 +1578,7 @@ class VectorizedCryptoEnvAlpaca:
         """Do nothing: the environment holds no open resources."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state, tensors as bytes, so that another process owns its copy. Deep copies share the market."""
+        """Return the state with tensors as bytes, so that each process owns its copy. Deep copies share the market."""
         state = vars(self) | {"book": self.book}
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor | Portfolio)}
         return {k: v for k, v in state.items() if k not in tensors} | {"packed": pickle.dumps(tensors)}
@@ -1588,14 +1592,14 @@ TARGET_RETURNS: dict[str, float] = dict.fromkeys(("finrl_crypto", "ccxt", "cappu
 
 
 class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
-    """The same environment with preallocated buffers and a native step. Constructor and results are the same.
+    """The same environment with preallocated buffers and a native step. Its constructor and results are the same.
 
     `reset` returns a new tensor. `step` returns buffers of this object, including `info`. Two sets of buffers are used
-    in turn, so the results of a step stay valid through the next step and may be overwritten by the step after it. A
-    loop may therefore read the state it acted on after the step. Clone results to keep them longer, or pass storage of
-    your own: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes into contiguous tensors on `device`
-    and returns them. Rows of `info["final_state"]` are valid only if `done` is True. `book`, `cash`, `stocks` and the
-    other attributes are copies.
+    in turn, so the results of a step stay valid until the next step returns, and the step after that may overwrite
+    them. A loop may therefore still read the previous state after a step. Clone results to keep them longer, or pass
+    your own storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes into contiguous tensors on
+    `device` and returns them. Rows of `info["final_state"]` are valid only if `done` is True. `book`, `cash`, `stocks`
+    and the other attributes are copies.
 
     The native step is in the folder environment_Alpaca_kernels. It requires numba on the CPU and Triton on a GPU.
     Without it the plain step runs and returns new tensors.
@@ -1612,7 +1616,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         rows = torch.Size((self._n_envs, self.state_dim))
         self._slot_kinds = {"state": (rows, torch.float32), "reward": (rows[:1], torch.float32)}
         self._slot_kinds["done"] = (rows[:1], torch.bool)
-        self.is_capturable = False  # True if a step may be captured in a CUDA graph
+        self.is_capturable = False  # True if a caller may capture a step in a CUDA graph
         super()._allocate()
         kernel = self._native_kernel()
         if kernel is not None:
@@ -1635,7 +1639,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
     @property
     def book(self) -> Portfolio:
-        """State of the accounts. With a native step it is a copy; assign a portfolio to load it into the kernel."""
+        """State of the accounts. With a native step, this is a copy; assign a portfolio to load it into the kernel."""
         if self._fast is None:
             return self._book
         return Portfolio(**{field.name: self._read(field.name) for field in fields(Portfolio)})
@@ -1662,7 +1666,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
         return super()._ended_returns() if self._fast is None else self._fast.kernel.read("last_return")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the native step. A copy or an unpickled object allocates its own."""
+        """Return the state without the native step. A copied or unpickled object allocates its own native step."""
         state = {name: value for name, value in super().__getstate__().items() if name not in ("_fast", "_book")}
         return state | {"ended": None if self._fast is None else pickle.dumps(self._fast.kernel.ended())}
 
@@ -1688,7 +1692,7 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
         Args:
             where: (N,) bool, environments to open; None opens all. The others continue.
-            seed: seed of the random starts from now on. It also resets the episode counters.
+            seed: new seed of the random starts. Passing it also resets the episode counters.
             options: {"reset_mask": where}, as Gymnasium passes it.
             out_state: (N, S) float32, contiguous, on `device`; receives the observations.
 
@@ -1708,17 +1712,17 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
 
         Args:
             action: (N, A) in [-1, 1], or (A,) if `as_numpy`, as in the plain class.
-            out: optional storage for "state" (N, S) float32, "reward" (N,) float32 and "done" (N,) bool, or some of
-                them. The tensors must be contiguous and on `device`.
+            out: optional storage for any of "state" (N, S) float32, "reward" (N,) float32 and "done" (N,) bool. The
+                tensors must be contiguous and on `device`.
 
         Returns:
-            (state, reward, done, info), as described in the plain class. With api="gymnasium", (state, reward,
-            terminated, truncated, info).
+            (state, reward, done, info), as described in the plain class's docstring. With api="gymnasium", (state,
+            reward, terminated, truncated, info).
 
         Raises:
             ValueError: the action or a tensor in `out` has a wrong shape, dtype or device, or `out` is given and the
                 api is not "elegantrl".
-            RuntimeError: `reset` has not been called, or the only environment has ended.
+            RuntimeError: `reset` has not been called, or the episode of the only environment has ended.
         """
         if out is not None:
             self._check_slots(out)
@@ -1763,7 +1767,7 @@ def kernels(where: str) -> Any:
     own = sys.modules[__name__]
     is_ours = package is not None and Path(package.__file__ or "").resolve().parent == folder
     if package is not None and not (is_ours and package.drop_in is own):
-        name = f"{name}_{zlib.crc32(f'{folder} {__name__}'.encode()):x}"  # another copy has the usual name
+        name = f"{name}_{zlib.crc32(f'{folder} {__name__}'.encode()):x}"  # a different copy already has the usual name
         package = sys.modules.get(name)
     if package is None:
         if not (init := folder / "__init__.py").is_file():
@@ -1835,7 +1839,7 @@ def from_scalar_env(
         env: a scalar environment.
         n_envs: number of accounts N.
         env_class: class of the result.
-        rules: name of the rule set; None recognizes it from the class of `env`.
+        rules: name of the rule set; None detects it from the class of `env`.
         options: other arguments of the constructor.
 
     Raises:
@@ -1866,7 +1870,7 @@ def compare_with_scalar(
     scalar_env: Any, n_steps: int = 1000, seed: int = 0, n_envs: int = 8,
     env_class: type[VectorizedCryptoEnvAlpaca] = VectorizedCryptoEnvAlpaca,
 ) -> Any:  # fmt: skip
-    """Step copies of a scalar environment next to a vectorized one, and return the first difference or None.
+    """Step copies of a scalar environment and a vectorized one together. Return the first difference or None.
 
     `environment_Alpaca_kernels/compare.py` runs the comparison and lists the compared values.
 
@@ -1890,5 +1894,5 @@ def main(argv: list[str] | None = None) -> int:
     return program(argv)
 
 
-if __name__ == "__main__":  # import by name, so that the classes are those that a host imports
+if __name__ == "__main__":  # import by name, so that these are the same classes that a host imports
     sys.exit(importlib.import_module(Path(__file__).stem).main())

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""Many bars of the native step in one compiled loop, for policies that are tables of bands with one row per bar.
+"""Compiled loop over many bars of the native step, for policies given as a table of bands with one row per bar.
 
 A step from Python costs about 20 microseconds of call overhead. The step of a block of 16 accounts takes less than one
 microsecond. Choosing the orders inside the loop avoids the overhead.
@@ -21,22 +21,22 @@ from .memory import LANES, POSITION_BYTES, Array, account_at, cached, position_a
 
 
 def trade_of(version: int) -> Any:
-    """Return the compiled loop, cached on disk by version if a folder is writable."""
+    """Return the compiled loop. If a cache folder is writable, the loop is cached on disk by version."""
 
     def trade_block(
         block: int, first: int, last: int, edges: Array, is_known: Array, least: Array, trades: Array, state: Array,
         order: Array, bar: Array, action: Array, filled: Array, reward: Array, done: Array, addresses: Array,
         money: Array, price: Array, scale: Array, counts: Array, rules: int,
     ) -> int:  # fmt: skip
-        """Trade one block of accounts from step `first` to step `last`, or until a bar without known edges.
+        """Trade one block of accounts from step `first` to step `last`, or until the edges of a bar are unknown.
 
-        Return the step before which it stopped: `last`, or the first step without edges.
+        Return the step before which the loop stopped: `last`, or the first step without edges.
 
-        edges (T, 2 A) float32 holds lower then upper edges; is_known (T,) bool; least (A,) float32; trades (T, A)
-        float32, or (0, A) if every coin trades in every bar. state (N, C) and order (N, A), both float32, are scratch
-        buffers; state contains the observations before step `first`. bar, action, filled, reward and done are (H, N,
-        ...) as in `drl_agents.agents.band_rollout.BandRollout`. addresses are those of final_state, truncated and
-        counted of `step_blocks`; money to rules are its arguments.
+        edges (T, 2 A) float32 holds the lower edges, then the upper edges; is_known (T,) bool; least (A,) float32;
+        trades (T, A) float32, or (0, A) if every coin trades in every bar. state (N, C) and order (N, A), both float32,
+        are scratch buffers; state contains the observations before step `first`. bar, action, filled, reward and done
+        are (H, N, ...) as in `drl_agents.agents.band_rollout.BandRollout`. addresses holds those of final_state,
+        truncated and counted as in `step_blocks`. The arguments from money to rules are those of `step_blocks`.
         """
         _ = version  # captured, and therefore part of the disk cache key
         p = rules_at(rules, 0)
@@ -54,7 +54,7 @@ def trade_of(version: int) -> Any:
                 for a in range(n_assets):
                     weight = state[i + w, 1 + a]
                     lo, hi = edges[now, a], edges[now, n_assets + a]
-                    target = weight if weight > lo else lo  # NaN edges give NaN, and the step holds
+                    target = weight if weight > lo else lo  # NaN edges give a NaN action, which is a hold
                     target = target if target < hi else hi
                     wanted = -one if target < least[a] else target - weight
                     action[t, i + w, a] = wanted
@@ -93,12 +93,12 @@ class BandLoop:
 
     def run(self, state: Array, edges: Array, is_known: Array, least: Array, trades: Array, record: Any,
             progress: Array, n_steps: int) -> None:  # fmt: skip
-        """Trade every block as far as the edges are known.
+        """Trade every block until the edges of a bar are unknown.
 
         Args:
-            state: (N, C) observations, overwritten with those at the steps where the blocks stopped.
+            state: (N, C) observations, overwritten with the observations at the steps where the blocks stopped.
             edges: (T, 2 A) float32.
-            is_known: (T,) bool, bars whose edges are filled in.
+            is_known: (T,) bool, True for bars whose edges are filled in.
             least: (A,) float32.
             trades: (T, A) float32 or (0, A).
             record: bar, action, filled, reward and done, (H, N, ...) arrays.
@@ -123,7 +123,7 @@ class BandLoop:
 
 
 def band_loop_of(env: Any) -> BandLoop | None:
-    """Return the loop of an environment with the compiled step and autoreset, or None for any other environment."""
+    """Return the loop of an environment with the compiled step and autoreset, or None if it has neither or only one."""
     kernel = native_step_of(env)
     is_ours = kernel is not None and env.autoreset and env.params.reward == "weighted_terms"
     return BandLoop(kernel) if is_ours else None

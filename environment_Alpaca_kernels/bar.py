@@ -45,7 +45,7 @@ N_REPORTED = len(drop_in.REPORTED)
 
 
 def step_of(version: int) -> Any:
-    """Return the compiled step, cached on disk by version if a folder is writable."""
+    """Return the compiled step. If a cache folder is writable, the step is cached on disk by version."""
 
     def step_blocks(
         first: int, end: int, action: int, state: int, reward: int, done: int, final_state: int, truncated: int,
@@ -108,14 +108,14 @@ def begin_bar(n: int, book: Record, coins: int, orders: int, price: Array, p: Re
             order.price[w] = 0.0  # stays 0 in lanes without an account
     last = p.n_bars - 1
     for w in range(n):
-        book.bar[w] = min(book.bar[w] + 1, last)  # an ended episode waits there for its reset
+        book.bar[w] = min(book.bar[w] + 1, last)  # an account whose episode has ended waits there for its reset
         for a in range(p.n_assets):
             order_at(orders, a).price[w] = price[book.bar[w], a]
 
 
 @native
 def end_bar(book: Record, p: Record) -> None:
-    """Determine which episodes end, and their final reward."""
+    """Determine which episodes end, and set their final rewards."""
     truncates, restarts, gamma = p.truncates, p.restarts, p.gamma
     least = p.terminal_equity_fraction * p.initial_capital
     for w in range(LANES):
@@ -136,7 +136,7 @@ def report(
     i: int, n: int, reward: int, done: int, truncated: int, counted: int, money: Array, book: Record, counts: Array,
     p: Record,
 ) -> None:  # fmt: skip
-    """Write what a step returns in addition to the states, before a restart overwrites it."""
+    """Write the results of a step other than the states, before a restart overwrites them."""
     initial_capital, width = p.initial_capital, counts.shape[1]
     for w in range(LANES):
         money[REPORT.equity, i + w], money[REPORT.benchmark_equity, i + w] = book.equity[w], book.benchmark[w]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""Return buffers of the fast class: two sets used in alternation, and the kernel bound to each."""
+"""Return buffers of the fast class: two sets that are used alternately, each with its own bound kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALIGNMENT = 64  # bytes: a cache line
 
 
 class Accounts:
-    """Account state of a native step outside the running episodes; `read` and `write` are device-specific."""
+    """Account state that a native step keeps between steps; `read` and `write` are device-specific."""
 
     ENDED = ("is_over", "final_cash", "final_equity", "final_bar", "final_qty", "final_filled")
     read: Callable[[str], Tensor]
@@ -35,17 +35,17 @@ class Accounts:
         return torch.where(is_over if running.ndim == 1 else is_over[:, None], ended, running)
 
     def ended(self) -> dict[str, Tensor]:
-        """Return the stored results of ended episodes, for a copy of this object."""
+        """Return the stored results of finished episodes, for a copy of this object."""
         return {name: self.read(name) for name in self.ENDED}
 
     def restore_ended(self, values: dict[str, Tensor]) -> None:
-        """Restore what `ended` returned."""
+        """Restore the results that `ended` returned."""
         for name, value in values.items():
             self.write(name, value)
 
 
 class Buffers:
-    """One set of step outputs in one block of memory.
+    """One set of step outputs in a single block of memory.
 
     Sending a tensor to another process moves its memory in place to a shared address. All tensors of a set share one
     block, so one address comparison before a step shows whether the kernel must be bound again.
@@ -93,7 +93,7 @@ class FastStep:
         self.device, self.has_filled_bars = env.device, env.market.trades is not None
         self.shape = (
             None if env.as_numpy else torch.Size((env.n_envs, env.action_dim))
-        )  # of an action without conversion
+        )  # of an action that needs no conversion
         self.returns_buffers = not env.as_numpy and env.api == "elegantrl"
 
     def step(
@@ -137,7 +137,7 @@ class FastStep:
     ) -> tuple[Any, ...]:
         """Return NumPy arrays and Python numbers, reading each tensor once.
 
-        Hosts evaluate with one account, for which this conversion takes half of a step.
+        Hosts evaluate with one account, and this conversion then takes half the time of a step.
         """
         (row,), (reward,), (done,) = returned[0].cpu().numpy(), returned[1].tolist(), returned[2].tolist()
         state, slots, terms = row.copy(), buffers.slots, buffers.terms

@@ -2,12 +2,12 @@
 # Copyright (c) 2026 the barwise contributors
 """Compare the vectorized simulator with a host's scalar class (`environment_Alpaca_vectorized.py --compare`).
 
-Eight accounts of the host's class and eight vectorized accounts take the same actions, bar by bar. Before every bar the
-vectorized accounts are set to the host's cash and coins. Each bar is therefore compared on its own, without rounding
-errors from earlier bars. Hosts store coins and orders in float32. In one bar, a coin that trades is rounded at most
-four times, by half a unit in the last place each. The tolerance is twice that and its value in cash (`tolerances`).
-Rewards, account values and observations are compared exactly, after the computed effect of rounded quantities is
-removed.
+Eight accounts of the host's class and eight vectorized accounts take the same actions, bar by bar. Before every bar,
+the vectorized accounts are set to the host's cash and coins. Each bar is therefore compared on its own, without
+rounding errors from earlier bars. Hosts store coins and orders in float32. In one bar, the quantity of a coin that
+trades is rounded at most four times, each time by at most half a unit in the last place. The tolerance is twice this
+error for coins, and the value of those coins for cash (`tolerances`). Rewards, account values and observations are
+compared exactly, after the effect of rounded quantities has been computed and removed.
 
 If rounding decides whether an order fills, both results are correct. The comparison finds such actions by shifting
 every order by two float32 units in both directions, and changes them slightly until the result is unambiguous.
@@ -56,7 +56,7 @@ FLOAT32_ULP = 2.0**-23  # relative to the value
 COIN_ROUNDING = 4.0 * FLOAT32_ULP  # one unit each for order, sale, release and purchase of a coin in a bar
 FLOAT64_ROUNDING = 2.0**-44  # relative error of a sum of a few hundred float64 terms
 ORDER_SHIFT = 2  # float32 units by which orders are shifted to find those that rounding decides
-NUDGES = 6  # number of changes to an action before its account holds instead
+NUDGES = 6  # changes to an action that are tried before its account holds instead
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Difference:
     field: str
     scalar: Any
     vectorized: Any
-    kind: str = ""  # how the account acts
+    kind: str = ""  # kind of actions of the account
     case: str = ""  # market and settings
     lines: tuple[Line, ...] = ()  # lines of the host's step that ran in this bar but not in the previous bar
 
@@ -83,26 +83,26 @@ class Difference:
 
 # ---------------------------------------------------------------------------------------------- tolerances
 def tolerances(before: Any, after: Any, qty: Tensor, price: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the changes that float32 rounding may cause in one bar: coins (N, A), and cash (N,).
+    """Return the largest differences that float32 rounding can cause in one bar: coins (N, A) and cash (N,).
 
-    before, after: vectorized accounts before and after the bar; qty (N, A): coins to compare with those of `after`.
+    before, after: vectorized accounts before and after the bar; qty (N, A): coins to compare with the coins of `after`.
     """
     is_traded = (after.qty != before.qty) | (qty != before.qty)
     is_bought = (after.qty > before.qty) | (qty > before.qty)
     coins = torch.maximum(torch.maximum(before.qty, after.qty), qty).abs() * is_traded * COIN_ROUNDING
-    money = (coins * price).sum(-1)  # cash value of the coins' rounding, which changes later purchases
+    money = (coins * price).sum(-1)  # cash value of the rounding error, which affects later purchases
     coins = coins + torch.where(is_bought & (price > 0), money[:, None] / torch.where(price > 0, price, 1.0), 0.0)
     return coins, 2.0 * money + FLOAT64_ROUNDING * (before.equity.abs() + after.equity.abs())
 
 
 def rows_of(book: Any, first: int, end: int) -> Any:
-    """Return accounts first .. end - 1 of a portfolio, as views."""
+    """Return accounts first .. end - 1 of a portfolio as views."""
     return type(book)(**{name: value[first:end] for name, value in vars(book).items()})
 
 
 # ---------------------------------------------------------------------------------------------- side by side
 class SideBySide:
-    """N episodes of a host's class and of a vectorized environment, with the same actions.
+    """N episodes of a host's class and of a vectorized environment that take the same actions.
 
     The vectorized environment has 3 N accounts: N to compare, N with slightly larger orders, N with slightly smaller
     ones.
@@ -113,7 +113,7 @@ class SideBySide:
         watch: tracer of the host's step.
         seed: seed of the actions.
         case: market and settings, for the report.
-        low_cash: initial cash of some accounts, below the cash reserve; None for the default.
+        low_cash: initial cash of some accounts, below the cash reserve; None for the default cash.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class SideBySide:
         self.discounted = np.zeros(self.n)
 
     def run(self, n_steps: int, until: float = float("inf")) -> Difference | None:
-        """Step until the episodes end, `n_steps` are done, or the time is `until`; return the first difference."""
+        """Step until the episodes end, `n_steps` are done or the time reaches `until`. Return the first difference."""
         try:
             state = np.stack([_first(host.reset()) for host in self.hosts])
         except HOST_FAULTS as error:
@@ -160,7 +160,7 @@ class SideBySide:
         }  # fmt: skip
 
     def _lower_cash(self) -> None:
-        """Set the cash of some accounts below the reserve, which trading cannot reach: purchases stop there."""
+        """Set the cash of some accounts below the reserve. Trading cannot do so: purchases stop at the reserve."""
         for host in self.hosts[1::5] if self.low_cash is not None else ():
             if {"cash", "total_asset"} <= vars(host).keys():
                 host.cash = host.total_asset = self.low_cash
@@ -196,7 +196,7 @@ class SideBySide:
 
     # ------------------------------------------------------------------------------------------ actions
     def _actions(self) -> Array:
-        """Return actions (N, A) float32, of a different kind for each account."""
+        """Return actions (N, A) float32, with a different kind of action for each account."""
         env, book = self.batch, rows_of(self.batch.book, 0, self.n)
         price = env.market.price[(book.bar + 1).clamp(max=len(env.market.price) - 1)]
         equity = self.cash + (self.qty * price).sum(-1)
@@ -209,9 +209,10 @@ class SideBySide:
         return np.clip(action, -LARGEST_ACTION, LARGEST_ACTION).astype(np.float32)
 
     def _advance(self, action: Array) -> tuple[Any, Any, Array, tuple[Any, ...]]:
-        """Step the vectorized environment; return accounts before and after, the action taken, and the step's result.
+        """Step the vectorized environment. Return the accounts before and after, the actions, and the step's result.
 
-        Actions whose result depends on rounding are changed. An account for which no change helps is excluded.
+        Actions whose result depends on rounding are changed. An account is excluded if none of the changes makes its
+        result unambiguous.
         """
         synced, source = self._synced(), np.random.default_rng(self.steps)
         before, on_edge, attempt = rows_of(synced, 0, self.n), self.is_running, 0
@@ -241,7 +242,7 @@ class SideBySide:
         )  # fmt: skip
 
     def _on_edge(self, before: Any, after: Any) -> Array:
-        """Return (N,) bool, True if slightly larger or smaller orders would lead to a different result."""
+        """Return (N,) bool, True if slightly larger or smaller orders lead to a different result."""
         nominal, found = rows_of(after, 0, self.n), torch.zeros(self.n, dtype=torch.bool)
         price = self.batch.market.price[nominal.bar]
         for k in (1, 2):
@@ -255,7 +256,7 @@ class SideBySide:
 
     # ------------------------------------------------------------------------------------------ comparing
     def _fields(self, before: Any, after: Any, returned: tuple[Any, ...]) -> dict[str, tuple[Array, Array, Array]]:
-        """Return a mapping of fields to the host's value, the vectorized value and the tolerance."""
+        """Return a mapping from each field to the host's value, the vectorized value and the tolerance."""
         state, reward, done, info = returned
         p, market = self.batch.params, self.batch.market
         price = market.price[after.bar]
@@ -322,7 +323,7 @@ def _shifted(action: Array, units: int) -> Array:
 
 
 def _first(returned: Any) -> Array:
-    """Return the state from `reset`, with or without an info."""
+    """Return the state from a result of `reset`, with or without an info."""
     return np.asarray(returned[0] if isinstance(returned, tuple) else returned, dtype=np.float64)
 
 
@@ -331,8 +332,8 @@ def compare_with_scalar(
 ) -> Difference | None:
     """Compare copies of a new scalar environment with a vectorized one that has the same settings.
 
-    The comparison ends with the first episode, because hosts carry their benchmark over a reset and this simulator does
-    not. The scalar environment must start at its first bar.
+    The comparison stops at the end of the first episode, because hosts keep their benchmark across a reset and this
+    simulator does not. The scalar environment must start at its first bar.
 
     Returns:
         None if all results agree, otherwise the first `Difference`.
@@ -371,7 +372,7 @@ def compare_class(
     host: HostClass, cases: Iterable[Case], n_planned: int, seed: int = 0, seconds: float = 25.0,
     n_envs: int = len(KINDS),
 ) -> Outcome:  # fmt: skip
-    """Run the planned cases, then more until every line of the host's step has run or `seconds` have passed.
+    """Run the planned cases, then further cases until every line of the host's step has run or `seconds` have passed.
 
     Raises:
         UsageError: If the host's class cannot be built.
@@ -400,7 +401,7 @@ def compare_class(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare with the scalar class of a host and return the exit code."""
+    """Compare the vectorized class with a host's scalar class and return the exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
     if not args.compare:
@@ -429,14 +430,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rules", choices=tuple(drop_in.RULES), help="rule set (default: detected from the class)")
     parser.add_argument("--data", type=Path, metavar="PATH", help=".npz file, or folder with price_array.npy (T, A) "
                         "and tech_array.npy (T, F) (default: generated markets)")  # fmt: skip
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="fixed value "
-                        "of an env_params key, a constructor argument or a config entry; repeatable")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="set an "
+                        "env_params key, constructor argument or config entry to a fixed value; repeatable")  # fmt: skip
     parser.add_argument("--steps", type=int, default=300, help="number of bars per episode (default: 300)")
-    parser.add_argument("--seconds", type=float, default=25.0, help="time limit in seconds for cases that reach more "
-                        "lines, from the start (default: 25)")  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=25.0, help="time limit in seconds, measured from the "
+                        "start, for additional cases that reach more lines (default: 25)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of markets and actions (default: 0)")
-    parser.add_argument("--n-coins", type=int, help="number of coins (default: from the data, else the number for "
-                        "which the host has limits, else 7)")  # fmt: skip
+    parser.add_argument("--n-coins", type=int, help="number of coins (default: as in the data; without data, "
+                        "the number for which the host has limits, otherwise 7)")  # fmt: skip
     return parser
 
 
@@ -482,14 +483,14 @@ def _with_settings(host: HostClass, texts: Iterable[str]) -> HostClass:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"--set takes KEY=VALUE; received {text!r}")
+            raise UsageError(f"--set requires KEY=VALUE; received {text!r}")
         if name in host.keys("config") | {"min_order_qty"} and name not in host.signature:
             config[name] = _literal(value)
         elif host.knows(name) or name in SETTINGS:
             given[name] = _literal(value)
         else:
             known = sorted({*host.signature, *host.keys("config"), *host.keys("env_params")} - {"config", "env_params"})
-            raise UsageError(f"{host.cls.__name__} reads no {name}; it knows {', '.join(known)}")
+            raise UsageError(f"{host.cls.__name__} does not read {name}; it reads {', '.join(known)}")
     return replace(host, given=given, given_config=config)
 
 
@@ -510,10 +511,10 @@ def _load_data(path: Path, n_coins: int | None) -> dict[str, Array]:
             with np.load(path) as archive:
                 arrays = dict(archive.items())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
+        raise UsageError(f"cannot read {path}: {error}") from error
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise UsageError(f"{path} has no {', '.join(missing)}; it has {', '.join(arrays) or 'no arrays'}")
+        raise UsageError(f"{path} does not contain {', '.join(missing)}, only {', '.join(arrays) or 'other files'}")
     price = arrays["price_array"].astype(np.float64)  # hosts compute cash with the precision of the prices
     try:
         drop_in.check_arrays(price, arrays["tech_array"])

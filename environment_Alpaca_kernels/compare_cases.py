@@ -2,9 +2,9 @@
 # Copyright (c) 2026 the barwise contributors
 """Cases of `--compare`: markets, settings, and eight kinds of actions.
 
-A case is one market with one group of settings. In every case each account acts in its own way (`KINDS`), because no
-single way reaches every rule: positions become stale only without trading, and minimum orders matter only for small
-orders.
+A case is one market with one group of settings. In every case, each account takes a different kind of action (`KINDS`),
+because no single kind reaches every rule. For example, positions become stale only without trading, and minimum orders
+matter only for small orders.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Behaviour = Generator[Array, "View", None]
 LARGEST_ACTION = 2000.0  # above 1000, where some hosts clip
 NORMS = {"norm_cash": 2.0**-12, "norm_stocks": 2.0**-8, "norm_tech": 2.0**-6, "norm_reward": 2.0**-10}
 N_FEATURES = 3
-FULL_LENGTH = 2  # planned cases with all bars, in which positions become oldest
+FULL_LENGTH = 2  # number of planned cases with all bars, in which positions reach the greatest age
 UNSCALED = ("initial_capital", "trailing_stop_pct")  # settings adapted to the market
 UNIFORM_SHARE = 0.2  # share of the initial capital that an action of 1 trades
 
@@ -44,7 +44,7 @@ class Case:
 # ---------------------------------------------------------------------------------------------- markets
 @dataclass(frozen=True)
 class Scale:
-    """Reference scale of prices and actions: a host's capital and smallest orders."""
+    """A host's capital and minimum orders, from which prices and actions are scaled."""
 
     capital: float  # quote
     min_qty: Array  # (A,) coins
@@ -62,7 +62,7 @@ def made_prices(kind: str, n_bars: int, scale: Scale, source: np.random.Generato
     first, n_assets = first_prices(scale, source), len(scale.min_qty)
     volatility, drift = MARKETS[kind]
     move = source.normal(drift, volatility, (n_bars, n_assets))
-    if kind == "rising":  # a few coins grow large in every account
+    if kind == "rising":  # a few coins become large positions in every account
         move += source.uniform(-0.004, 0.006, n_assets)
     if kind == "coarse":  # most bars have no price change
         move *= source.random((n_bars, 1)) < 0.3
@@ -95,12 +95,13 @@ def stop_level(price: Array) -> float:
     """Return a trailing stop that triggers occasionally: half the median coin's largest fall within 60 bars."""
     falls = [1.0 - price[t] / np.maximum(price[max(t - 60, 0) : t + 1].max(axis=0), 1e-300) for t in range(len(price))]
     largest = np.max(np.where(price > 0, falls, 0.0), axis=0)
-    return round(min(max(0.5 * float(np.median(largest)), 0.002), 0.5), 4) + 0.0000137  # prices in cents never equal it
+    return round(min(max(0.5 * float(np.median(largest)), 0.002), 0.5), 4) + 0.0000137  # never reached exactly in cents
 
 
 # ---------------------------------------------------------------------------------------------- settings
-# Market, and settings that are used if the host supports them. "stop" means a level adapted to the market. Values of
-# initial_capital are multiples of the host's own; values of norm_action are the share of it that an action of 1 trades.
+# Market, and settings that are used if the host supports them. "stop" is a level adapted to the market. Values of
+# initial_capital are multiples of the host's capital. Values of norm_action are the share of the capital that an action
+# of 1 trades.
 PLAN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("calm", {}),
     ("falling", {"trailing_stop_pct": "stop"}),
@@ -118,9 +119,9 @@ PLAN: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @dataclass
 class Cases:
-    """Cases of one host in order: first the planned ones, then an endless sequence of random ones.
+    """Cases of one host in order: first the planned cases, then an endless sequence of random cases.
 
-    The first FULL_LENGTH cases have `steps` bars, the others half as many.
+    The first FULL_LENGTH cases have `steps` bars; the others have half as many.
     """
 
     host: HostClass
@@ -169,7 +170,7 @@ class Cases:
         return Case(", ".join(shown), config, settings, market == "missing prices", low_cash)
 
     def _settings(self, number: int, switches: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings that the host supports, keeping those that the user has fixed."""
+        """Return the settings that the host supports. Settings that the user has fixed are not changed."""
         settings = {"lookback": 5, **NORMS, "norm_action": 1.0, **switches}
         if self.data is not None:  # short data limits the length
             settings["lookback"] = min(settings["lookback"], max(len(self.data["price_array"]) // 4, 1))
@@ -178,7 +179,7 @@ class Cases:
         return {name: value for name, value in settings.items() if self.host.knows(name)} | dict(self.host.given)
 
     def _scale(self, settings: Mapping[str, Any]) -> Scale:
-        """Return the host's own capital and smallest orders."""
+        """Return the host's own capital and minimum orders."""
         n_bars = 2 * int(settings.get("lookback", 1)) + 20
         config = {"price_array": np.full((n_bars, self.n_coins), 100.0), "tech_array": np.zeros((n_bars, N_FEATURES))}
         if self.data is not None:
@@ -188,19 +189,19 @@ class Cases:
         return Scale(env.params.initial_capital, env.market.min_qty.numpy())
 
     def _window(self, n_bars: int, source: np.random.Generator) -> tuple[dict[str, Array], str]:
-        """Return a window of the user's data that starts with positive prices, and its name."""
+        """Return a window of the user's data that starts with positive prices, and the name of the window."""
         arrays = {name: np.asarray(value) for name, value in (self.data or {}).items()}
         total = len(arrays["price_array"])
         starts = np.flatnonzero((arrays["price_array"][: max(total - n_bars, 0) + 1] > 0).all(axis=1))
         if len(starts) == 0:
-            raise UsageError("the data has no bar with positive prices of all coins to start from")
+            raise UsageError("no bar of the data has positive prices for all coins, so no case can start")
         first = int(source.choice(starts))
         is_series = {name: value.ndim > 0 and len(value) == total for name, value in arrays.items()}
         cut = {name: value[first : first + n_bars] if is_series[name] else value for name, value in arrays.items()}
         return cut, f"bars {first} to {first + len(cut['price_array']) - 1}"
 
     def _norm_action(self, config: Mapping[str, Array], settings: dict[str, Any], value: float) -> float:
-        """Return the norm with which an action of 1 trades this amount in the median coin."""
+        """Return the norm_action with which an action of 1 trades this amount of the median coin."""
         one, two = (self.host.batch(config, settings | {"norm_action": n}, 1).market.order_scale[0] for n in (1.0, 2.0))
         if not (one > 0).all():
             return 1.0 / UNIFORM_SHARE
@@ -253,7 +254,7 @@ def sparse(source: np.random.Generator) -> Behaviour:
 
 
 def patient(source: np.random.Generator) -> Behaviour:
-    """Hold one basket for a long time, and buy another one when nothing of it is left."""
+    """Hold one basket for a long time, and buy a different one after it has been sold completely."""
     view = yield np.empty(0)
     while True:
         for _ in range(int(source.integers(1, 30))):
@@ -293,7 +294,7 @@ def round_trips(source: np.random.Generator) -> Behaviour:
 
 
 def extreme(source: np.random.Generator) -> Behaviour:
-    """Order huge, tiny, minimum-size and whole-account quantities, and buys that cash limits near the minimum."""
+    """Order huge, tiny, minimum-size and whole-account quantities, and buys that cash reduces to about the minimum."""
     view = yield np.empty(0)
     while True:
         n = len(view.qty)
@@ -311,7 +312,7 @@ def extreme(source: np.random.Generator) -> Behaviour:
 
 
 def brink(view: View, source: np.random.Generator) -> Array:
-    """Sell just enough of one coin to pay for about the smallest order of another coin, and order that coin."""
+    """Sell just enough of one coin to pay for about the minimum order of a second coin, and order the second coin."""
     p, n = view.params, len(view.qty)
     action = np.zeros(n)
     sold, bought = source.permutation(n)[:2] if n > 1 else (0, 0)

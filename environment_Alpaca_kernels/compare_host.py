@@ -32,9 +32,9 @@ KNOWN_ARGUMENTS = {
     *drop_in.HOST_NAMES,
 }  # fmt: skip
 SETTINGS = frozenset(field.name for field in fields(drop_in.EnvParams))
-NAMED = ("initial_capital", "buy_cost_pct", "sell_cost_pct", "gamma")  # constructor arguments of both
+NAMED = ("initial_capital", "buy_cost_pct", "sell_cost_pct", "gamma")  # constructor arguments of both classes
 NEEDED = ("price_array", "tech_array", "cash", "stocks", "total_asset")  # attributes that are compared or read
-# Exceptions of a constructor or a step with unsupported arguments.
+# Exceptions that a constructor or a step raises for unsupported arguments.
 HOST_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 Line = tuple[str, int]  # file, line number
@@ -92,11 +92,11 @@ def find_class(module: ModuleType, name: str | None) -> type:
 class Reads:
     """Dependencies of a class's statements, derived from its source."""
 
-    needs: dict[Fact, set[Fact]] = field(default_factory=dict)  # assigned fact -> facts that its value depends on
+    needs: dict[Fact, set[Fact]] = field(default_factory=dict)  # assigned name -> names that its value depends on
     of_method: dict[str, set[Fact]] = field(default_factory=dict)
 
     def behind(self, facts: Iterable[Fact]) -> set[Fact]:
-        """Return `facts` and everything that they were computed from."""
+        """Return `facts` and everything from which they were computed."""
         found, waiting = set(), list(facts)
         while waiting:
             fact = waiting.pop()
@@ -107,7 +107,7 @@ class Reads:
 
 
 class _Reader(ast.NodeVisitor):
-    """Collects the facts that one method reads and assigns."""
+    """Collects the names that one method reads and assigns."""
 
     def __init__(self, reads: Reads, function: ast.FunctionDef, is_constructor: bool) -> None:
         names = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
@@ -144,7 +144,7 @@ class _Reader(ast.NodeVisitor):
         return (name, key) if name in ("config", "env_params") else None
 
     def visit(self, node: ast.AST) -> None:
-        """Process a statement; conditions around an assignment count as read by it."""
+        """Process a statement. An assignment also depends on the conditions around it."""
         match node:
             case ast.Assign(targets=targets, value=value):
                 self._assign(targets, self.facts(value))
@@ -188,13 +188,13 @@ class HostClass:
     """A scalar environment class, its code, and its construction."""
 
     cls: type
-    rules: str | None = None  # None detects them
+    rules: str | None = None  # None detects the rules
     given: Mapping[str, Any] = field(default_factory=dict)  # settings that the user has fixed
     given_config: Mapping[str, Any] = field(default_factory=dict)  # config entries that the user has fixed
 
     @cached_property
     def methods(self) -> dict[str, list[FunctionType]]:
-        """Functions by name, including inherited ones; a property counts as its getter."""
+        """Functions by name, including inherited functions. A property is represented by its getter."""
         found: dict[str, list[FunctionType]] = {}
         for base in self.cls.__mro__:
             for name, value in vars(base).items():
@@ -211,7 +211,7 @@ class HostClass:
 
     @cached_property
     def reads(self) -> Reads:
-        """Facts that the code of the class reads."""
+        """Names that the code of the class reads."""
         reads = Reads()
         for tree in self.trees.values():
             _Reader(reads, tree, tree.name == "__init__")
@@ -274,14 +274,16 @@ class HostClass:
         return [shown[kind].format(name) for kind, name in unknown]
 
     def knows(self, name: str) -> bool:
-        """Return True if a setting exists as a constructor argument, a key of env_params, or a later attribute."""
+        """Return True if a setting exists: a constructor argument, an env_params key, or an attribute set later."""
         if self.is_ours:
             return name in self.signature or name in (*SETTINGS, "rules", "max_position_pct")
         is_attribute = name in drop_in.HOST_NAMES["max_position_weight"] and ("self", name) in self.step_needs
         return name in self.signature or name in self.keys("env_params") or is_attribute
 
     def build(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-        """Build a new object; settings become constructor arguments, otherwise attributes, otherwise env_params.
+        """Build a new object.
+
+        A setting becomes a constructor argument if possible, otherwise an attribute, otherwise an env_params key.
 
         Raises:
             UsageError: If the constructor fails; the message says which arguments it requires.
@@ -305,7 +307,7 @@ class HostClass:
         return env
 
     def batch(self, config: Mapping[str, Any], settings: Mapping[str, Any], n_envs: int) -> Any:
-        """Return the vectorized class as a user of this host builds it, with the same settings.
+        """Return a vectorized environment with the same settings, built as a user of this host would build it.
 
         Raises:
             UsageError: If the rules are not recognized, or the vectorized class rejects the settings; the message says
@@ -363,7 +365,7 @@ def tree_first_line(tree: ast.FunctionDef) -> int:
 
 
 class LineWatch:
-    """Records which lines of a class's step run, and suppresses their output."""
+    """Records which lines of a class's step run, and suppresses the output of those lines."""
 
     def __init__(self, host: HostClass) -> None:
         codes = [code for function in host.stepped for code in _nested(function.__code__)]

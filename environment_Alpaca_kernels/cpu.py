@@ -4,10 +4,10 @@
 
 VectorizedCryptoEnvAlpacaOptimized imports this file lazily. Without numba that class runs the plain torch step.
 
-The sections of the plain file are files here: orders.py, reward.py, bar.py, observation.py and episodes.py. Phases,
-names and order match the plain file, so that both can be read side by side. A phase is written as in the plain file:
-the same arithmetic for all accounts, with masks instead of branches. memory.py defines the records, and this file binds
-them to an environment. Every test of the plain class also runs on this implementation.
+Each section of the plain file is a separate file here: orders.py, reward.py, bar.py, observation.py and episodes.py.
+Phases, names and order match the plain file, so that both can be read side by side. As in the plain file, each phase
+runs the same arithmetic for all accounts, with masks instead of branches. memory.py defines the records, and this file
+binds them to an environment. Every test of the plain class also runs with this implementation.
 """
 
 from __future__ import annotations
@@ -40,28 +40,29 @@ from .buffers import Accounts
 from .memory import ACCOUNTS, ASSET, LANES, POSITIONS, SEGMENTS, Array, rules_of
 from .tables import segments_of
 
-# With at least this many environments, torch's threads share the blocks. Dispatch to a second thread takes about 20 us.
+# With at least this many environments, torch's threads share the blocks. Dispatching to a second thread takes about 20
+# us.
 PARALLEL_FROM_N_ENVS = 1024
 MOST_COINS = 1000  # a call of the step uses about a hundred bytes of stack per coin
-N_TRIED_STEPS = 40  # compared steps per rule set on first use
+N_TRIED_STEPS = 40  # number of compared steps per rule set on first use
 COMPILE_ERRORS = (*first_use.LAUNCH_ERRORS, NumbaError)
 
 
 @functools.cache
 def processor_name() -> str:
-    """Return architecture and LLVM name of this processor, for which numba compiles."""
+    """Return the architecture and the LLVM name of this processor, for which numba compiles."""
     return f"{platform.machine()} {llvmlite.binding.get_host_cpu_name()}"
 
 
 @functools.cache
 def processor_features() -> str:
-    """Return a short form of the instruction sets that numba may use on this processor."""
+    """Return a short text that identifies the instruction sets that numba may use on this processor."""
     return f"{zlib.crc32(llvmlite.binding.get_host_cpu_features().flatten().encode()):08x}"
 
 
 @functools.lru_cache(maxsize=1)
 def helpers(_process: int) -> ThreadPoolExecutor:
-    """Return the threads that share the blocks of large batches; a forked process creates its own."""
+    """Return the threads that share the blocks of large batches. A forked process creates its own threads."""
     return ThreadPoolExecutor(thread_name_prefix="environment_step")
 
 
@@ -100,7 +101,7 @@ class NativeStep(Accounts):
         self.rules, self.restarts = rules_of(env), env.autoreset
         self.rules["feature_bytes"], self.rules["window_bytes"] = 4 * n_features, 4 * market.windows.shape[1]
         self.rules["features"] = market.windows.data_ptr()
-        # This object keeps references, because it uses their addresses.
+        # This object keeps references to the arrays, because it uses their addresses.
         self.addressed = {"assets": assets, "segments": segments}
         self.addressed |= {"accounts": self.accounts, "positions": self.positions}
         for name, array in self.addressed.items():
@@ -125,7 +126,7 @@ class NativeStep(Accounts):
     def read(self, name: str) -> torch.Tensor:
         """Return a copy of one field of `Portfolio`, (N,) or (N, A).
 
-        "last_return" is the return of the last ended episode, or NaN.
+        "last_return" is the return of the last finished episode, or NaN.
         """
         if name == "last_return":
             return self.read("final_equity") / float(self.rules["initial_capital"][0])
@@ -135,13 +136,13 @@ class NativeStep(Accounts):
         return torch.from_numpy(rows[: self.n_envs].copy())
 
     def adopt(self, seed: int, rates: Mapping[str, float]) -> None:
-        """Use this seed for the starts of future episodes, and these `drop_in.Costs` from the next step."""
+        """Use this seed for the starts of future episodes, and these `drop_in.Costs` from the next step on."""
         self.rules["seed"] = seed
         for name, rate in rates.items():
             self.rules["costs"][name] = rate
 
     def load(self, book: drop_in.Portfolio) -> None:
-        """Load a portfolio and check its bars, because the compiled loop reads bars unchecked."""
+        """Load a portfolio and check its bars, because the compiled loop does not check bounds."""
         lookback, n_bars = int(self.rules["lookback"][0]), int(self.rules["n_bars"][0])
         if len(book.bar) != self.n_envs or int(book.bar.min()) < lookback - 1 or int(book.bar.max()) >= n_bars:
             raise ValueError(f"book must hold {self.n_envs} accounts at bars {lookback - 1} to {n_bars - 1}")
@@ -167,7 +168,7 @@ class NativeStep(Accounts):
         return lambda action, _kept=(self, slots): step(0, n_blocks, action.data_ptr(), *rest)
 
     def arguments(self, slots: dict[str, torch.Tensor]) -> tuple[Any, ...]:
-        """Return the arguments of `step` after the action's address; valid while this object and `slots` exist."""
+        """Return the arguments of `step` that follow the action's address, valid while this object and `slots` exist."""
         names = ("state", "reward", "done", "final_state", "truncated", "counts")
         slots_at = (slots[name].data_ptr() for name in names)
         return (*slots_at, self.padded_rows(slots["money"]), *self.market, self.counts, self.rules.ctypes.data)
@@ -180,20 +181,20 @@ class NativeStep(Accounts):
         return found
 
     def _share(self, *arguments: Any) -> None:
-        """Step the blocks on as many threads as torch may use."""
+        """Step the blocks on up to as many threads as torch may use."""
         n_threads = torch.get_num_threads()
         ends = [k * self.n_blocks // n_threads for k in range(n_threads + 1)]
         submit = helpers(os.getpid()).submit
         others = [submit(step, first, end, *arguments) for first, end in itertools.pairwise(ends[1:])]
         try:
             step(ends[0], ends[1], *arguments)
-        finally:  # in any case, no thread writes to these addresses after this call
+        finally:  # no thread may write to these addresses after this call, even if it fails
             wait(others)
         for other in others:
             other.result()
 
 
 def native_step_of(env: Any) -> NativeStep | None:
-    """Return the compiled step of an environment with its current accounts, or None for any other environment."""
+    """Return an environment's compiled step with its current accounts, or None if it has no compiled step."""
     kernel = getattr(getattr(env, "_fast", None), "kernel", None)
     return kernel if isinstance(kernel, NativeStep) else None

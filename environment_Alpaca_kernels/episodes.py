@@ -27,12 +27,12 @@ def hash32(seed: int, env: int, episode: int) -> np.int64:
 def draw_starts(env: int, w: int, book: Record, counts: Array, p: Record) -> None:
     """Set book.segment and book.first_bar of lane w for its episode number."""
     episode = counts[EPISODE, env]
-    if p.start == CHOICE.start.first:  # environment i starts with segment i and advances after every episode
+    if p.start == CHOICE.start.first:  # environment i starts in segment i and moves to the next one after each episode
         book.segment[w] = segment_at(p.segments, (env + episode) % p.n_usable).usable_segment
         book.first_bar[w] = segment_at(p.segments, book.segment[w]).first_start
         return
     low, width = 0, p.n_starts
-    if p.start == CHOICE.start.stratified:  # environment i draws from the i-th of N equal shares of all starts
+    if p.start == CHOICE.start.stratified:  # environment i draws from the i-th of N equal parts of all starts
         low = env * p.n_starts // p.n_envs
         width = max((env + 1) * p.n_starts // p.n_envs - low, 1)
     k = low + ((hash32(p.seed, env, episode) * width) >> 32)
@@ -70,7 +70,7 @@ def open_portfolio(w: int, book: Record, coins: int, orders: int, price: Array, 
 
 @native
 def keep_ended(w: int, book: Record, coins: int, p: Record) -> None:
-    """Store what hosts read of an account after its last step."""
+    """Store the values that hosts read from an account after its last step."""
     book.final_cash[w], book.final_equity[w], book.final_bar[w] = book.cash[w], book.equity[w], book.bar[w]
     for a in range(p.n_assets):
         coin = position_at(coins, a)
@@ -82,7 +82,7 @@ def restart(
     i: int, n: int, final_state: int, book: Record, coins: int, orders: int, price: Array, scale: Array, counts: Array,
     p: Record,
 ) -> None:  # fmt: skip
-    """Store accounts whose episode just ended, output their last state, and open new ones if p.restarts."""
+    """Store the accounts whose episode just ended, output their last state, and open new accounts if p.restarts."""
     n_over = 0
     for w in range(n):
         n_over += book.newly_over[w]

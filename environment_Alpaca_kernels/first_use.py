@@ -5,7 +5,7 @@
 A native step that differs, or fails to compile or run, is never used. The environment then runs the plain step and
 reports the reason. A native step that is slower than the plain one is used only on request (`native_step="always"`).
 
-`compare` and `speed_ratio` are independent of environments: they take two contenders with the same actions.
+`compare` and `speed_ratio` do not depend on environments: they take two contenders with the same actions.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from . import drop_in, outcomes
 from .outcomes import DIFFERS, EQUAL, FAILED, SLOWER, Outcome
 
 BUDGET_S = 3.0  # time for comparing and timing, after compilation
-TIMING_S = 0.8  # part of BUDGET_S for timing
-MIN_STEPS = 40  # steps per trial required to store an equal outcome; a slow machine may compare fewer
+TIMING_S = 0.8  # part of BUDGET_S reserved for timing
+MIN_STEPS = 40  # minimum number of steps per trial for storing an equal outcome; a slow machine may compare fewer
 CHUNK_STEPS = 20  # steps between two reads of the values, which synchronize with the device
 ROUNDS = (1, 5, 5, 5)  # number of consecutive timed steps
 # Tolerances of the parity tests for float32 and float64. The absolute part applies to values below 1.
 TOLERANCES = {torch.float32: 1e-6, torch.float64: 1e-9}
-# Exceptions of a compiler, a driver or a library of another version on the first launch of a step.
+# Exceptions that a compiler, a driver or a library of a different version raises on the first launch of a step.
 LAUNCH_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError, OSError, ImportError, subprocess.SubprocessError, TypeError, ValueError, AttributeError, LookupError,
     AssertionError, ArithmeticError,
@@ -79,7 +79,7 @@ class Compared:
 def compare(
     plain: Contender, native: Contender, actions: Tensor, is_late: Callable[[], bool] = lambda: False
 ) -> Compared:  # fmt: skip
-    """Step both with the same actions (T, N, A) until a field differs, the actions end, or `is_late` returns True.
+    """Step both with the same actions (T, N, A) until a field differs, no actions are left or `is_late` returns True.
 
     Values are read from the device once per CHUNK_STEPS.
     """
@@ -105,7 +105,7 @@ def compare(
 
 
 def are_close(received: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Tensor:
-    """Return (M,) bool, True if all values of a field agree: within TOLERANCES, or exactly for counts and flags."""
+    """Return (M,) bool, True if all values of a field agree: counts and flags exactly, the others within TOLERANCES."""
     kinds = {name: value.dtype for name, value in expected.items()}
     parts: dict[str, Tensor] = {}
     for kind in dict.fromkeys(kinds.values()):
@@ -122,7 +122,7 @@ def speed_ratio(
     plain: Contender, native: Contender, actions: Tensor, wait: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter, is_late: Callable[[], bool] = lambda: False,
 ) -> float:  # fmt: skip
-    """Return the plain step's time over the native step's, each the minimum of several rounds.
+    """Return the ratio of the plain step's time to the native step's. Each time is the minimum of several rounds.
 
     `wait` synchronizes with the device.
     """
@@ -193,12 +193,12 @@ def admit(
     wait: Callable[[], object] = lambda: None, is_asked_for: bool = False,
     errors: tuple[type[Exception], ...] = LAUNCH_ERRORS,
 ) -> Outcome:  # fmt: skip
-    """Allow a native step, or raise the reason for using the plain one.
+    """Return if the native step may be used; otherwise raise the reason for using the plain step.
 
     Args:
         step: "numba" or "triton".
         device: its name and architecture.
-        key: everything that determines the outcome in addition to code, torch and device.
+        key: everything except code, torch and device that determines the outcome.
         trials: builders of trials, used if no outcome is stored.
         wait: synchronizes with the device.
         is_asked_for: True to allow a slower step.
@@ -213,7 +213,7 @@ def admit(
         known = outcomes.read(key)
         if known is None:
             known = try_out(trials, Outcome(step, device, FAILED, key=key), wait, errors)
-            if not known.is_short:  # otherwise only this process uses it
+            if not known.is_short:  # otherwise the outcome is valid only in this process
                 outcomes.write(known)
         _known[name] = known
     outcome = _known[name]
@@ -223,7 +223,7 @@ def admit(
 
 
 def sentence(outcome: Outcome) -> str:
-    """Return the reason why a step is not used."""
+    """Return the reason why a native step is not used."""
     step, where = f"the {outcome.step} step", f"on {outcome.device}"
     if outcome.verdict == DIFFERS:
         text = f"{step} differs from the plain step {where}, first at {outcome.reason}"
@@ -237,7 +237,7 @@ def sentence(outcome: Outcome) -> str:
 
 
 def failed(step: str, device: str, reason: str) -> str:
-    """Return the reason why a step that was never launched is not used."""
+    """Return the reason why a native step that was never launched is not used."""
     return f"the {step} step cannot run on {device}: {reason}"
 
 
@@ -245,13 +245,14 @@ def failed(step: str, device: str, reason: str) -> str:
 def quiet_compiler(said: list[str]) -> Iterator[None]:
     """Collect a compiler's output in `said`, and print it if no error is raised.
 
-    A failing compiler prints a thousand lines of intermediate code, which would hide the one-line warning.
+    When compilation fails, the compiler prints a thousand lines of intermediate code, which would hide the one-line
+    warning.
     """
     python = io.StringIO()
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.TemporaryFile())
-        except OSError:  # no space to collect the output, so it is shown
+        except OSError:  # no space to collect the output, so it is printed directly
             yield
             return
         try:
@@ -281,7 +282,7 @@ def _descriptor_to(number: int, target: int) -> Iterator[None]:
 
 
 def reason_of(error: Exception, said: Sequence[str]) -> str:
-    """Return the reason in one line: the compiler's message if available, otherwise the error's."""
+    """Return the reason in one line: the compiler's message if available, otherwise the error message."""
     printed = re.search(r"error: (.+)", "\n".join(said))
     lines = [line for line in str(error).splitlines() if line.strip()]
     words = printed.group(1) if printed else (lines[0].strip() if lines else "no message")

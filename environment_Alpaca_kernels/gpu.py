@@ -27,10 +27,10 @@ from .gpu_rules import COINS, COUNTS, MONEY, SWITCHES, Choices, Market, Numbers,
 from .gpu_step import Memory, Outputs, step
 from .tables import COUNT, REPORT, SEGMENT, TERM, segments_of
 
-BLOCK = 16  # environments per program; small, because copying observations needs many programs to fill a GPU
+BLOCK = 16  # environments per program; small, because copying observations fills a GPU only with many programs
 N_WARPS = 4
 TILE_WIDTH = 32  # features copied at a time; a wider tile needs more registers, and the kernel uses about 150
-# Below this a launch should take longer than the kernel runs (about 10 us of memory traffic). Not measured yet.
+# Below this number, a launch should take longer than the kernel (about 10 us of memory traffic). Not measured yet.
 GRAPH_UP_TO_N_ENVS = 16_384
 # A fused multiply-add rounds differently from the plain step.
 OPTIONS = {"num_warps": N_WARPS, "enable_fp_fusion": False}
@@ -49,7 +49,7 @@ class Rules:
         self.values = torch.tensor([values[name] for name in Numbers._fields], dtype=torch.float64, device=device)
 
     def __setitem__(self, name: str, value: float) -> None:
-        """Change one setting; phases that are compiled out stay off."""
+        """Change one setting. Phases that were compiled out stay disabled."""
         self.values[Numbers._fields.index(name)].fill_(value)
 
 
@@ -131,7 +131,7 @@ class NativeStep(Accounts):
     def read(self, name: str) -> torch.Tensor:
         """Return a copy of one field of `Portfolio`, (N,) or (N, A).
 
-        "last_return" is the return of the last ended episode, or NaN.
+        "last_return" is the return of the last finished episode, or NaN.
         """
         if name == "last_return":
             return self.field("final_equity") / self.rules.values[Numbers._fields.index("initial_capital")]
@@ -142,7 +142,7 @@ class NativeStep(Accounts):
         self.field(name).copy_(values)
 
     def adopt(self, seed: int, rates: Mapping[str, float]) -> None:
-        """Use this seed for the starts of future episodes, and these `drop_in.Costs` from the next step."""
+        """Use this seed for the starts of future episodes, and these `drop_in.Costs` from the next step on."""
         self.whole[Whole._fields.index("seed")].fill_(seed)
         for name, rate in rates.items():
             self.rules[name] = rate
@@ -164,7 +164,7 @@ class NativeStep(Accounts):
     def bind(self, slots: dict[str, torch.Tensor], is_own: bool = False) -> Callable[[torch.Tensor], None]:
         """Return a function of the action (N, A) that advances one bar and writes into `slots`.
 
-        is_own: True if bound once for many steps, which allows a captured graph.
+        is_own: True if bound once for many steps, so that a graph can be captured.
         """
         out = Outputs(*(slots[name] for name in Outputs._fields))
         launch = functools.partial(self.launch, out)
@@ -176,7 +176,7 @@ class NativeStep(Accounts):
     def advance(self, launch: Launch, graph: Launch, action: torch.Tensor) -> None:
         """Advance one bar; action (N, A) float32 on the device."""
         with self.on_device():
-            # During a caller's capture, use a plain launch.
+            # While a caller captures a graph, use a plain launch.
             is_captured = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
             (launch if is_captured else graph)(action)
 
@@ -240,11 +240,11 @@ def choices_of(env: drop_in.VectorizedCryptoEnvAlpacaOptimized) -> Choices:
 
 # ---------------------------------------------------------------------------------------------- CUDA and HIP graphs
 class GraphedStep:
-    """Replays a captured launch, because at small N a launch takes the host longer than the kernel takes the GPU.
+    """Replays a captured launch, because for small N launching the kernel takes longer than running it.
 
     The graph reads its action from its own buffer and writes to one set of the environment's buffers. The first
     WARM_UPS calls are plain launches on a side stream, as torch requires, and each is a real step. Then one launch is
-    captured, which does not run it, and replayed from there on. If no graph can be captured, every call is a plain
+    captured without running it, and every later call replays it. If no graph can be captured, every call is a plain
     launch.
     """
 
@@ -270,7 +270,7 @@ class GraphedStep:
         if self.replay is None:
             try:
                 self.replay = self.capture(self.plain)
-            except RuntimeError:  # raised if the driver or the caller's own capture prevents it
+            except RuntimeError:  # raised if the driver or the caller's own capture prevents the capture
                 self.replay = self.plain
         self.replay()
 
@@ -282,7 +282,7 @@ class GraphedStep:
 def capture_on_gpu(launch: Callable[[], None]) -> Callable[[], None]:
     """Record a launch in a CUDA or HIP graph, synchronizing with the GPU once."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):  # of this device: torch's own is on whichever came first
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):  # torch's default may be on a different GPU
         launch()
     return graph.replay
 

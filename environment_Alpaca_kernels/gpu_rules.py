@@ -4,8 +4,8 @@
 
 Names and order match environment_Alpaca_vectorized.py, so that both can be read side by side. A `Lane` holds one value
 per environment, (BLOCK,). A `Tile` holds one value per environment and asset, (BLOCK, A padded to a power of two). The
-padding has price 0 and is therefore never traded. Choices of `EnvParams` are compiled in, and inactive phases are
-removed. Its numbers are read from memory, so changing a fee needs no recompilation.
+padding has price 0 and is therefore never traded. The choices of `EnvParams` are compiled in, and inactive phases are
+removed. The numbers of `EnvParams` are read from memory, so changing a fee needs no recompilation.
 """
 
 # Compiled functions are Python only in syntax, so type checkers cannot infer their types.
@@ -47,9 +47,9 @@ Choices = namedtuple(
 Numbers = namedtuple(
     "Numbers", (*(f.name for f in fields(drop_in.EnvParams) if f.type == "float"), "benchmark_fee_rate")
 )
-# Integer settings in array order; episode_bars 0 means to the end of the segment.
+# Integer settings in array order; if episode_bars is 0, episodes run to the end of the segment.
 Whole = namedtuple("Whole", "lookback stale_bars seed episode_bars n_starts n_usable n_segments n_bars")
-# `Portfolio` as rows of packed arrays; final_* belong to the last ended episode.
+# `Portfolio` as rows of packed arrays; final_* belong to the last finished episode.
 COUNTS = ("bar", "first_bar", "last_bar", "segment", "trades", "episode", "rejected", "final_bar", "is_over")
 MONEY = (
     "cash", "equity", "benchmark", "peak", "max_drawdown", "discounted_return", *drop_in.COSTS,
@@ -267,7 +267,7 @@ def coins_for(budget: Tile, unit_cost: Tile, c: tl.constexpr) -> Tile:
     """Return the coins that a budget buys; whole coins as in Python's //."""
     coins = budget / unit_cost
     if c.whole_coins:
-        whole = tl.floor(coins)  # one too many if the quotient was rounded up
+        whole = tl.floor(coins)  # one coin too many if the quotient was rounded up
         exceeds = (budget - whole * unit_cost) - product_error(whole, unit_cost) < 0
         coins = tl.where(exceeds, whole - 1.0, whole)
     return coins
@@ -401,7 +401,7 @@ def cappuccino_terms(
 def time_decay(
     bar: Lane, m: Market, b: Books, p: Numbers, w: Whole, lanes: Lanes, c: tl.constexpr
 ) -> Lane:  # fmt: skip
-    """Return a factor that decreases over the segment."""
+    """Return a factor that falls over the segment."""
     at = m.segments + tl.load(b.segment + lanes.lane, mask=lanes.is_real, other=0)
     first = tl.load(at + c.segment.segment_first * w.n_segments, mask=lanes.is_real, other=0) + w.lookback - 1
     last = tl.load(at + c.segment.segment_end * w.n_segments, mask=lanes.is_real, other=0) - w.lookback - 1

@@ -191,7 +191,7 @@ def store_books(account: Account, marks: Marks, bar: Lane, b: Books, lanes: Lane
 def store_reports(
     account: Account, marks: Marks, rejected: Lane, out: Outputs, p: Numbers, lanes: Lanes, c: tl.constexpr
 ) -> None:  # fmt: skip
-    """Store the report on this bar's episode, ended or not."""
+    """Store the report on this bar's episode, whether or not the episode ended."""
     money, counts, n = out.money + lanes.lane, out.counts + lanes.lane, lanes.n_envs
     tl.store(money + c.report.equity * n, marks.equity, mask=lanes.is_real)
     tl.store(money + c.report.benchmark_equity * n, marks.benchmark, mask=lanes.is_real)
@@ -207,7 +207,7 @@ def store_reports(
 def keep_ended(
     account: Account, marks: Marks, bar: Lane, is_over: Lane, done: Lane, b: Books, lanes: Lanes
 ) -> None:  # fmt: skip
-    """Store what hosts read of an account after its last step, which is `done`."""
+    """Store the values that hosts read from the accounts that are `done` after their last step."""
     tl.store(b.is_over + lanes.lane, is_over.to(tl.int64), mask=lanes.is_real)
     tl.store(b.final_cash + lanes.lane, account.cash, mask=done)
     tl.store(b.final_equity + lanes.lane, marks.equity, mask=done)
@@ -264,7 +264,7 @@ def step(
     newly_over = done
     if not c.restarts:
         newly_over = done & (tl.load(b.is_over + lanes.lane, mask=lanes.is_real, other=0) == 0)
-    # Several threads may load the same value and one of them stores it, so all must load before any stores.
+    # Several threads may load a value that one of them stores, so all loads must precede any store.
     tl.debug_barrier()
     tl.store(out.reward + lanes.lane, reward.to(tl.float32), mask=lanes.is_real)
     tl.store(out.done + lanes.lane, done, mask=lanes.is_real)
@@ -299,7 +299,7 @@ def observe(
     is_cell = is_seen[:, None] & lanes.is_column
     if c.observation == "absolute":
         cash, coins = account.cash * p.norm_cash, account.qty * p.norm_stocks
-    else:  # a restarted account holds nothing, so its old price does not matter
+    else:  # a restarted account holds no coins, so its old prices do not matter
         equity = tl.maximum(marks.equity, p.initial_capital * EQUITY_FLOOR)
         cash, coins = account.cash / equity, account.qty * price / equity[:, None]
     tl.store(row, cash.to(tl.float32), mask=is_seen)
@@ -323,7 +323,7 @@ def copy_windows(
     rows: Pointer, is_seen: Lane, bar: Lane, m: Market, w: Whole, lanes: Lanes, c: tl.constexpr
 ) -> None:  # fmt: skip
     """Copy each environment's lookback, a contiguous run, to rows with a stride of state_dim."""
-    # 32-bit offsets from one pointer need half the registers of one pointer per element.
+    # 32-bit offsets from one pointer need half as many registers as one pointer per element.
     source = ((w.n_bars - 1 - bar) * c.n_features).to(c.offset_type)
     target = lanes.lane * c.state_dim
     for first in range(0, c.window, c.tile):
@@ -363,7 +363,7 @@ def draw_starts(
         first_bar = tl.load(m.segments + c.segment.first_start * n + segment, mask=is_over, other=0)
     else:
         low, width = lanes.env * 0, lanes.env * 0 + w.n_starts
-        if c.start == "stratified":  # environment i draws from the i-th of N equal shares of all starts
+        if c.start == "stratified":  # environment i draws from the i-th of N equal parts of all starts
             low = lanes.env * w.n_starts // lanes.n_envs
             width = tl.maximum((lanes.env + 1) * w.n_starts // lanes.n_envs - low, 1)
         k = low + ((hash32(w.seed, lanes.env, episode) * width) >> 32)
@@ -381,7 +381,7 @@ def open_portfolio(
     is_over: Lane, episode: Lane, clock: Clock, benchmark: Lane, m: Market, b: Books, p: Numbers, w: Whole,
     lanes: Lanes, c: tl.constexpr,
 ) -> tuple[Clock, Lane]:  # fmt: skip
-    """Start episode number `episode` where is_over; return clock and benchmark value, unchanged elsewhere."""
+    """Start episode number `episode` if is_over, otherwise change nothing; return the clock and the benchmark value."""
     segment, first_bar = draw_starts(episode, is_over, m, w, lanes, c)
     last_bar = tl.load(m.segments + c.segment.episode_limit * w.n_segments + segment, mask=is_over, other=0)
     if w.episode_bars > 0:
@@ -414,7 +414,7 @@ def open_portfolio(
 
 @jit
 def empty_account(is_over: Lane, account: Account, p: Numbers) -> Account:
-    """Return an account with cash only where is_over, otherwise the running account."""
+    """Return an account with only cash if is_over, otherwise the running account."""
     is_fresh, traded = is_over[:, None], account.traded
     return Account(
         tl.where(is_over, p.initial_capital, account.cash), tl.where(is_fresh, 0.0, account.qty),
@@ -427,7 +427,7 @@ def empty_account(is_over: Lane, account: Account, p: Numbers) -> Account:
 
 @jit
 def opening_marks(is_over: Lane, marks: Marks, benchmark: Lane, p: Numbers) -> Marks:
-    """Return the values at the first bar where is_over, otherwise the running values."""
+    """Return the values at the first bar if is_over, otherwise the running values."""
     return Marks(
         tl.where(is_over, p.initial_capital, marks.equity), benchmark,
         tl.where(is_over, p.initial_capital, marks.peak), tl.where(is_over, 0.0, marks.max_drawdown),

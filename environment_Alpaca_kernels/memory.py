@@ -2,8 +2,8 @@
 # Copyright (c) 2026 the barwise contributors
 """Data layout of the numba step: settings as a record of numbers, accounts in blocks of lanes, memory by address.
 
-Accounts are stored in blocks of LANES. A field of a block is LANES consecutive numbers, and one pass of a loop over
-lanes becomes two or four vector instructions. Lanes after the last account are empty and never trade.
+Accounts are stored in blocks of LANES. A field of a block is LANES consecutive numbers, so a loop over lanes compiles
+to two or four vector instructions. Lanes after the last account are empty and never trade.
 
 All files of the step use these names. `book` is the record of a block's accounts. `coins` is the address of its
 positions, of which `coin` is one. `orders` is the address of this bar's orders per coin, of which `order` is one. `w`
@@ -57,11 +57,11 @@ RULES = np.dtype(
 )  # fmt: skip
 ASSET = np.dtype(columns("f8", "min_qty qty_increment"))
 SEGMENTS = np.dtype([(name, "i8") for name in SEGMENT._fields])
-# `Portfolio` by account, and the stored results of the last ended episode. is_over is 1 if the last step ended an
+# `Portfolio` by account, and the stored results of the last finished episode. is_over is 1 if the last step ended an
 # episode; without autoreset it stays 1. The other fields are recomputed in every step:
 #   before          account value at the previous bar
 #   equity_at_fill  quote, at this bar's close, after stops and before orders
-#   cost            quote, cost of all wanted coins
+#   cost            quote, cost of all the coins wanted
 #   budget          quote, available for the next buys
 #   affordable      coins of one asset that the budget can buy
 #   scale           0 to 1, affordable fraction of the wanted coins
@@ -80,7 +80,7 @@ ACCOUNTS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-# `Portfolio` by account and coin, and the stored results of the last ended episode. Recomputed in every step:
+# `Portfolio` by account and coin, and the stored results of the last finished episode. Recomputed in every step:
 #   shown   as in the observation
 #   weight  fraction of equity; only if concentration is penalized
 POSITIONS = np.dtype(
@@ -90,10 +90,11 @@ POSITIONS = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-# Orders of a bar for one coin. They are on a call's stack and reused by its blocks, so they stay in the near cache.
+# Orders of a bar for one coin. They are on the stack of a call and are reused for each block, so they stay in the
+# fastest cache.
 #   price      quote, this bar's close
 #   order_qty  ordered coins, negative to sell
-#   wanted     coins of a buy that the venue accepts, else 0
+#   wanted     coins of a buy that the venue accepts, otherwise 0
 #   action     as received; 0 if the account holds
 ORDERS = np.dtype([*lanes("f8", "price order_qty wanted"), *lanes("f4", "action")], align=True)
 POSITION_BYTES, ORDER_BYTES = POSITIONS.itemsize, ORDERS.itemsize
@@ -108,7 +109,7 @@ native: Any = njit(_nrt=False, error_model="numpy", forceinline=True)  # pyright
 
 
 def sources() -> int:
-    """Return a number that changes with the text of this folder or the drop-in file.
+    """Return a number that changes whenever the text of this folder or of the drop-in file changes.
 
     numba's own disk cache checks only the file of the function.
     """
@@ -117,7 +118,7 @@ def sources() -> int:
 
 
 def cached(function: Any, **options: Any) -> Any:
-    """Compile `function` on first use and cache it on disk, or once per process if nothing is writable."""
+    """Compile `function` on first use and cache it on disk. If no folder is writable, compile it once per process."""
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # numba: no locator available
@@ -127,7 +128,7 @@ def cached(function: Any, **options: Any) -> Any:
 def _record_at(dtype: np.dtype) -> Any:
     """Return a function of (address of an array of records, index) that returns that record.
 
-    Passing an address takes a tenth of the call time of an array.
+    Passing an address takes a tenth of the time of passing an array.
     """
     kind: Any = from_dtype(dtype)
 
@@ -218,7 +219,7 @@ order_at, asset_at, segment_at = _record_at(ORDERS), _record_at(ASSET), _record_
 
 @native
 def where(mask: Any, x: Any, y: Any) -> Any:
-    """Return torch.where for one number as a select, not a branch; both sides are computed."""
+    """Return `a` or `b` like torch.where, for single numbers. Both are computed, and a select replaces the branch."""
     return x if mask else y
 
 

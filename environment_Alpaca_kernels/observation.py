@@ -15,7 +15,7 @@ EQUITY_FLOOR, HELD_BARS_SCALE = drop_in.EQUITY_FLOOR, drop_in.HELD_BARS_SCALE
 
 @native
 def prefetch_windows(book: Record, p: Record) -> None:
-    """Prefetch the features of a block's next bars, because those of thousands of accounts exceed the near caches."""
+    """Prefetch the features of a block's next bars. With thousands of accounts, they exceed the fastest caches."""
     for w in range(LANES):
         window = p.features + (p.n_bars - 2 - book.bar[w]) * p.feature_bytes
         for line in range(p.window_bytes // 64 + 1):

@@ -69,7 +69,7 @@ def cap_positions(book: Record, coins: int, orders: int, p: Record) -> None:
 def whole_increments(quantity: float, step: float) -> float:
     """Return the quantity rounded down to the lot size; a huge order is unchanged."""
     if step > 0:  # the same for all lanes, so a branch instead of a mask
-        # math.floor would return an int64 here, which 1e10 coins with a lot size of 1e-9 overflow.
+        # math.floor would return an int64 here, which overflows for 1e10 coins with a lot size of 1e-9.
         return where(abs(quantity) < np.inf, np.floor(quantity / step + INCREMENT_SLACK) * step, quantity)
     return quantity
 
@@ -154,7 +154,7 @@ def execute_buys(book: Record, coins: int, orders: int, p: Record) -> None:
         p.buys == CHOICE.buys.sequential,
     )
     buy_fee_rate, slippage_rate = p.costs.buy_fee_rate, p.costs.slippage_rate
-    unit_rate = (1.0 + slippage_rate) * (1.0 + buy_fee_rate)  # quote paid per quote of coins
+    unit_rate = (1.0 + slippage_rate) * (1.0 + buy_fee_rate)  # quote paid for coins worth one quote unit
     for w in range(LANES):
         book.cost[w] = 0.0
     for a in range(p.n_assets):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""Stored outcomes of a native step's first use on a device, one small file each in the user's cache folder.
+"""Stored outcomes of a native step's first use on a device. Each is one small file in the user's cache folder.
 
-This module uses only the standard library. Writes are atomic. A damaged file, or one of different code, counts as
-absent. If the folder is not writable, nothing is cached and no error is raised.
+This module uses only the standard library. Writes are atomic. A file that is damaged or was written by different code
+is ignored. If the folder is not writable, nothing is cached and no error is raised.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any
 
 EQUAL, DIFFERS, SLOWER, FAILED = "equal", "differs", "slower", "failed"
 VERDICTS = (EQUAL, DIFFERS, SLOWER, FAILED)
-# A failure may come from the machine (no compiler, a full disk), so it is retried; other verdicts depend only on code.
+# A failure may be caused by the machine (no compiler, a full disk), so it is retried. Other verdicts depend only on
+# code.
 RETRY_FAILED_S = 86_400.0
 SUFFIX = ".json"
 
@@ -32,12 +33,12 @@ class Outcome:
 
     Attributes:
         step: "numba" or "triton".
-        device: its name and architecture.
+        device: name and architecture of the device.
         verdict: one of VERDICTS.
-        reason: text that says what differed or failed; otherwise empty.
-        ratio: the plain step's time over the native step's; 0 if not timed.
+        reason: what differed or failed; otherwise empty.
+        ratio: ratio of the plain step's time to the native step's; 0 if not timed.
         n_steps: number of compared steps.
-        took_s: time of comparing and timing, without compilation.
+        took_s: duration of comparing and timing, without compilation.
         when_s: seconds since 1970.
         is_short: True if time ran out before enough steps were compared; such an outcome is not stored.
         key: versions, code and choices for which the outcome is valid, by name.
@@ -71,7 +72,7 @@ def code_sha256(drop_in_file: str | None) -> str:
 
 
 def folder() -> Path | None:
-    """Return the user's cache folder for outcomes, or None without a home folder."""
+    """Return the user's cache folder for outcomes, or None if the user has no home folder."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(home):  # as the XDG specification requires
         home = os.path.join(os.path.expanduser("~"), ".cache")
@@ -102,7 +103,7 @@ def read_all() -> Iterator[tuple[Path, Outcome]]:
 
 
 def write(outcome: Outcome) -> None:
-    """Store an outcome; concurrent writes are safe, and without a writable folder nothing happens."""
+    """Store an outcome. Concurrent writes are safe. If the folder is not writable, do nothing."""
     path = file_of(outcome.key)
     if path is None:
         return
@@ -131,7 +132,7 @@ def _read(path: Path) -> Outcome | None:
 
 
 def _checked(name: str, value: Any) -> Any:
-    """Return a stored value of the right type; raise ValueError otherwise."""
+    """Return a stored value if it has the right type; otherwise raise ValueError."""
     if name == "key":
         is_right = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
     elif name in ("ratio", "n_steps", "took_s", "when_s"):

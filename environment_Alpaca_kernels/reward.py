@@ -128,7 +128,7 @@ def cappuccino_terms(i: int, n: int, book: Record, coins: int, orders: int, term
 
 @native
 def time_decay(n: int, book: Record, p: Record) -> None:
-    """Set book.decay, which decreases over the segment."""
+    """Set book.decay, which falls over the segment."""
     for w in range(n):
         segment = segment_at(p.segments, book.segment[w])
         first, last = segment.segment_first + p.lookback - 1, segment.segment_end - p.lookback - 1
@@ -157,7 +157,7 @@ def cappuccino_concentration(w: int, book: Record, coins: int, p: Record) -> flo
 
 @native
 def rank_among_held(w: int, a: int, weight: float, coins: int, p: Record) -> int:
-    """Return the rank of a weight among the held ones, from 1 for the smallest; columns break ties."""
+    """Return the rank of a weight among the held weights (1 is the smallest). Ties are broken by column order."""
     rank = 1
     for other in range(p.n_assets):
         other_weight = position_at(coins, other).weight[w]

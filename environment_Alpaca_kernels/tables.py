@@ -3,7 +3,7 @@
 """Name tables of the drop-in file as numbers, which compiled steps use in comparisons and as row indices.
 
 `CHOICE.buys.sequential` is the index of "sequential" in `CHOICES["buys"]`, and `TERM.cappuccino.alpha` the row of the
-term "alpha". A name added to a table of the drop-in file gets its number here without another edit.
+term "alpha". A name added to a table of the drop-in file gets its number here without further changes.
 """
 
 from __future__ import annotations

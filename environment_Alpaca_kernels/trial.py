@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the barwise contributors
-"""Trials of a native step: accounts of the plain class and of the native one on the same generated market.
+"""Trials of a native step: accounts of the plain and the native class on the same generated market.
 
 The market has the environment's coins, features, price levels and smallest orders. Its segments differ in length, so
-that episodes end and restart from the first steps. Some segments are long enough for a stop and a stale release.
+that episodes end and restart from the first steps. Some segments are long enough to trigger a trailing stop and a stale
+release.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def like(env: Any, make_kernel: MakeKernel, n_steps: int = N_STEPS) -> Trial:
 
 
 def of_every_rule_set(make_kernel: MakeKernel, n_steps: int = N_STEPS) -> list[Callable[[], Trial]]:
-    """Return trial builders for each rule set with every phase on, for a step with one code for all settings."""
+    """Return trial builders for each rule set with every phase enabled, for a step compiled once for all settings."""
     return [functools.partial(_of_rule_set, rules, make_kernel, n_steps) for rules in drop_in.RULES]
 
 
@@ -121,7 +122,7 @@ def actions(n_steps: int, n_assets: int, device: torch.device) -> Tensor:
 
 
 def contender(env: Any) -> Contender:
-    """Return an environment as one side of a comparison; without autoreset, ended episodes are reset."""
+    """Return an environment as one side of a comparison; without autoreset, finished episodes are reset."""
     last: dict[str, Any] = {}
 
     def advance(action: Tensor) -> None:

@@ -279,7 +279,7 @@ def test_an_unknown_class_lists_those_that_there_are(panics, capsys):
 
 def test_settings_without_a_reader_are_refused(panics, capsys):
     assert run("--set", "calmnes=2", env_file=panics) == compare.USAGE
-    assert "reads no calmnes; it knows buy_cost_pct, calmness, cvix_array" in capsys.readouterr().err
+    assert "does not read calmnes; it reads buy_cost_pct, calmness, cvix_array" in capsys.readouterr().err
     assert run("--set", "calmness", env_file=panics) == compare.USAGE
     assert "KEY=VALUE" in capsys.readouterr().err
 
