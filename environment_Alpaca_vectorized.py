@@ -950,7 +950,7 @@ def check_arrays(price: np.ndarray, tech: np.ndarray, rules: str = "", norm_tech
         if array.size and not (array.min() >= least and array.max() <= most):  # False for NaN
             bad = np.argwhere(~((array >= least) & (array <= most)))
             found = f"{array[tuple(bad[0])]:g} at bar {bad[0][0]}, column {bad[0][1]} ({len(bad)} such values)"
-            raise ValueError(f"{name} is {found}; values must be between {least:g} and {most:g}. Fix or remove these bars")
+            raise ValueError(f"{name} is {found}; it must be between {least:g} and {most:g}. Fix or remove these bars")
 
 
 def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Sequence[float] | np.ndarray:
