@@ -184,9 +184,10 @@ class EnvParams:
         benchmark_weight: weight of the benchmark's log growth, which is subtracted.
         drawdown_penalty: weight of the increase in maximum drawdown.
         volatility_penalty: weight of the squared log growth.
-        concentration_penalty: penalty on the part of the largest position's weight above `TARGET_WEIGHT`; also scales
-        the "cappuccino" term. turnover_penalty: weight of turnover, as a multiple of equity. observe_account: if True,
-        observations also hold progress, drawdown and held bars.
+        concentration_penalty: weight of the part of the largest position above `TARGET_WEIGHT`; also scales the
+            "cappuccino" term.
+        turnover_penalty: weight of turnover, as a multiple of equity.
+        observe_account: if True, observations also hold progress, drawdown and held bars.
     """
 
     rules: str
@@ -415,8 +416,9 @@ class Outcome:
     Attributes:
         reward: (N,) float64.
         terms: named reward terms, each (N,) float64. Their sum is the reward before the hosts' final reward replaces
-        it. done: (N,) bool, True if the episode has ended. truncated: (N,) bool, True if only a time limit ended the
-        episode.
+            it.
+        done: (N,) bool, True if the episode has ended.
+        truncated: (N,) bool, True if only a time limit ended the episode.
     """
 
     reward: Tensor
@@ -950,7 +952,7 @@ def check_arrays(price: np.ndarray, tech: np.ndarray, rules: str = "", norm_tech
         if array.size and not (array.min() >= least and array.max() <= most):  # False for NaN
             bad = np.argwhere(~((array >= least) & (array <= most)))
             found = f"{array[tuple(bad[0])]:g} at bar {bad[0][0]}, column {bad[0][1]} ({len(bad)} such values)"
-            raise ValueError(f"{name} is {found}; values must be between {least:g} and {most:g}. Fix or remove these bars")
+            raise ValueError(f"{name} is {found}; it must be between {least:g} and {most:g}. Fix or remove these bars")
 
 
 def smallest_orders(rules: str, config: Mapping[str, Any], n_assets: int) -> Sequence[float] | np.ndarray:

@@ -85,7 +85,7 @@ def load_policy(
     header = _header(path, tags[FORMAT])
     _check_types(path, tensors)
     if _digest(tensors, header) != header["sha256"]:
-        raise PolicyFileError(f"{path} is damaged: weights and header do not have the checksum stored with them")
+        raise PolicyFileError(f"{path} is damaged: its weights and header do not match the stored checksum")
     _check_weights(path, tensors)
     policy = _assemble(path, tensors, header)
     widths = None if net_dims is None else tuple(net_dims)
@@ -158,7 +158,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise PolicyFileError(f"{path} does not exist") from error
     except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise PolicyFileError(f"{path} is not a whole safetensors file: {reason}") from error
+        raise PolicyFileError(f"{path} is not a complete safetensors file: {reason}") from error
 
 
 def _header(path: Path, text: str) -> dict[str, Any]:

@@ -190,10 +190,10 @@ class AgentBand(AgentBase):
         assert self.market is not None
         assert self.table is not None
         if not self.market.is_of(env):
-            raise ValueError("the environment trades another market: call prepare_for with it first")
+            raise ValueError("the environment trades a different market: call prepare_for with it first")
         if env.params is not self.env_params and env.params != self.env_params:
-            raise ValueError(f"the environment has other settings, {_differences(env.params, self.env_params)}: call "
-                             "prepare_for with it first")  # fmt: skip
+            raise ValueError(f"the environment has different settings, {_differences(env.params, self.env_params)}: "
+                             "call prepare_for with it first")  # fmt: skip
         shape = (horizon_len, self.num_envs, self.action_dim)
         if self.record is None or self.record.shape != shape or self.record.action.device != device:
             self.record = BandRollout.allocate(*shape, device)

@@ -100,7 +100,7 @@ class AgentBase(StockAgentBase):
         The tensors are this agent's storage and are valid until its next exploration.
         """
         if self.bars is not None and env.market.windows.data_ptr() != self.bars.windows.data_ptr():
-            raise ValueError("the environment shows another market's bars: call observe_bars with its features first")
+            raise ValueError("the environment shows bars of a different market: call observe_bars with its features")
         rollout = self._storage(horizon_len)
         is_graphed = self.graphs is not None and not if_random and getattr(env, "is_capturable", False)
 

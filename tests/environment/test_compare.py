@@ -287,7 +287,7 @@ def test_settings_without_a_reader_are_refused(panics, capsys):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"price_array": np.ones((9, 2))}, "has no tech_array; it has price_array"),
+        ({"price_array": np.ones((9, 2))}, "does not contain tech_array, only price_array"),
         ({"price_array": np.ones((9, 2)), "tech_array": np.ones((8, 2))}, "same number of bars"),
         ({"price_array": -np.ones((9, 2)), "tech_array": np.ones((9, 2))}, "price_array is -1 at bar 0"),
         ({"price_array": np.zeros((9, 2)), "tech_array": np.ones((9, 2)), "cvix_array": np.ones(9)}, "positive prices"),
