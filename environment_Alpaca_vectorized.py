@@ -1597,11 +1597,11 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     """The same environment with preallocated buffers and a native step. Its constructor and results are the same.
 
     `reset` returns a new tensor. `step` returns buffers of this object, including `info`. Two sets of buffers are used
-    in turn, so the results of a step stay valid until the next step returns, and the step after that may overwrite
-    them. A loop may therefore still read the previous state after a step. Clone results to keep them longer, or pass
-    your own storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes into contiguous tensors on
-    `device` and returns them. Rows of `info["final_state"]` are valid only if `done` is True. `book`, `cash`, `stocks`
-    and the other attributes are copies.
+    in turn, so the results of a step stay valid through the next step. The step after that may overwrite them. A loop
+    may therefore still read the previous state after a step. Clone results to keep them longer, or pass your own
+    storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes into contiguous tensors on `device`
+    and returns them. Rows of `info["final_state"]` are valid only if `done` is True. `book`, `cash`, `stocks` and the
+    other attributes are copies.
 
     The native step is in the folder environment_Alpaca_kernels. It requires numba on the CPU and Triton on a GPU.
     Without it the plain step runs and returns new tensors.

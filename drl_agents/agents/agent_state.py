@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from drl_agents.agents.AgentBase import AgentBase
 
 NETWORKS = ("act", "act_target", "cri", "cri_target")
-SINCE_LATER = ("extra.products",)  # missing in states of earlier versions
+SINCE_LATER = ("extra.products",)  # missing from states saved by earlier versions
 COUNTERS = ("time_steps", "rollout_start", "gradient_steps")
 
 
