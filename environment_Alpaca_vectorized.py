@@ -184,9 +184,10 @@ class EnvParams:
         benchmark_weight: weight of the benchmark's log growth, which is subtracted.
         drawdown_penalty: weight of the increase in maximum drawdown.
         volatility_penalty: weight of the squared log growth.
-        concentration_penalty: penalty on the part of the largest position's weight above `TARGET_WEIGHT`; also scales
-        the "cappuccino" term. turnover_penalty: weight of turnover, as a multiple of equity. observe_account: if True,
-        observations also hold progress, drawdown and held bars.
+        concentration_penalty: weight of the part of the largest position above `TARGET_WEIGHT`; also scales the
+            "cappuccino" term.
+        turnover_penalty: weight of turnover, as a multiple of equity.
+        observe_account: if True, observations also hold progress, drawdown and held bars.
     """
 
     rules: str
@@ -415,8 +416,9 @@ class Outcome:
     Attributes:
         reward: (N,) float64.
         terms: named reward terms, each (N,) float64. Their sum is the reward before the hosts' final reward replaces
-        it. done: (N,) bool, True if the episode has ended. truncated: (N,) bool, True if only a time limit ended the
-        episode.
+            it.
+        done: (N,) bool, True if the episode has ended.
+        truncated: (N,) bool, True if only a time limit ended the episode.
     """
 
     reward: Tensor
@@ -1595,11 +1597,11 @@ class VectorizedCryptoEnvAlpacaOptimized(VectorizedCryptoEnvAlpaca):
     """The same environment with preallocated buffers and a native step. Its constructor and results are the same.
 
     `reset` returns a new tensor. `step` returns buffers of this object, including `info`. Two sets of buffers are used
-    in turn, so the results of a step stay valid until the next step returns, and the step after that may overwrite
-    them. A loop may therefore still read the previous state after a step. Clone results to keep them longer, or pass
-    your own storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes into contiguous tensors on
-    `device` and returns them. Rows of `info["final_state"]` are valid only if `done` is True. `book`, `cash`, `stocks`
-    and the other attributes are copies.
+    in turn, so the results of a step stay valid through the next step. The step after that may overwrite them. A loop
+    may therefore still read the previous state after a step. Clone results to keep them longer, or pass your own
+    storage: `step(action, out={"state": ..., "reward": ..., "done": ...})` writes into contiguous tensors on `device`
+    and returns them. Rows of `info["final_state"]` are valid only if `done` is True. `book`, `cash`, `stocks` and the
+    other attributes are copies.
 
     The native step is in the folder environment_Alpaca_kernels. It requires numba on the CPU and Triton on a GPU.
     Without it the plain step runs and returns new tensors.

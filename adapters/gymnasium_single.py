@@ -44,7 +44,7 @@ class CryptoEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Open a fresh account. `seed` determines the starts of this and all following episodes."""
+        """Open a fresh account. `seed` determines the starts of this episode and of all following ones."""
         super().reset(seed=seed)
         self._is_over = False
         return self.env.reset(seed=seed)[0].cpu().numpy().copy(), {}

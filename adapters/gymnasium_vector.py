@@ -34,7 +34,7 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
         env: an existing vectorized environment, used instead of config, env_params and options.
         autoreset_mode: an `AutoresetMode` or its value. With DISABLED, call `reset(options={"reset_mask": mask})`.
         output: "numpy", or "torch" for tensors on the simulator's device. On a GPU, "torch" never waits for the device.
-            So every SAME_STEP step returns `final_obs` and `final_info`, with masks of the valid rows.
+            Every SAME_STEP step therefore returns `final_obs` and `final_info`, with masks of the valid rows.
         copy: if False, observations are not copied and stay valid through the next step.
         info_keys: names of the simulator's infos (N,) to return, such as "episode_return", "equity", "fees" or
             "trades".
@@ -85,12 +85,12 @@ class CryptoVectorEnv(VectorEnv[Any, Any, Any]):
         return self._observations(state), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Advance every environment one bar. In NEXT_STEP mode an ended environment is reset and ignores its action.
+        """Advance every environment one bar. In NEXT_STEP mode, a finished environment is reset and ignores its action.
 
         Raises:
             RuntimeError: an episode has ended in DISABLED mode. Tensors on a GPU are not checked.
         """
-        ended, looks = self._ended, self.as_numpy or self.on_cpu  # reading a flag would stall the GPU
+        ended, looks = self._ended, self.as_numpy or self.on_cpu  # reading a flag would wait for the GPU
         if self.mode is AutoresetMode.DISABLED and looks and ended.any():
             raise RuntimeError('episodes have ended: call reset(options={"reset_mask": terminations | truncations})')
         state, *values, info = self.env.step(actions)

@@ -14,7 +14,7 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 
 
 class CryptoVecEnv(VecEnv):
-    """An rsl_rl environment with N accounts. An ended episode restarts in the same step.
+    """An rsl_rl environment with N accounts. When an episode ends, its account restarts within the same step.
 
     Observations have one group, "policy". They are the simulator's buffers and stay valid through the next step;
     rsl_rl's storage copies them. Rewards, dones and `extras` are new tensors.
@@ -45,7 +45,7 @@ class CryptoVecEnv(VecEnv):
 
     @property
     def episode_length_buf(self) -> torch.Tensor:  # type: ignore[override]
-        """Bars since the start of each episode, (N,) int64. Assigning values ends the episodes that many bars earlier.
+        """Bars since the start of each episode, (N,) int64. Assigned values shorten the episodes by as many bars.
 
         rsl_rl assigns random lengths with `init_at_random_ep_len`, so that episodes do not all end in the same step.
         """

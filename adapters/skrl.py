@@ -15,13 +15,13 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 
 
 class CryptoWrapper(Wrapper):
-    """A skrl environment with N accounts. An ended episode restarts in the same step.
+    """A skrl environment with N accounts. When an episode ends, its account restarts within the same step.
 
     If N is 1, skrl's trainer resets the account instead.
 
-    The observations are the simulator's buffers and stay valid through the next step; skrl's memories copy them. After
-    a restart the returned observation is the first of the new episode. `infos["final_observations"]` holds the last
-    observation of each ended episode until the next step, and `FinalObservations` passes it to an agent.
+    The observations are the simulator's buffers and stay valid through the next step; skrl's memories copy them.
+    After a restart, the returned observation is the first of the new episode. `infos["final_observations"]` holds the
+    last observation of each finished episode until the next step, and `FinalObservations` passes it to an agent.
 
     Args:
         config: `price_array`, `tech_array` and the other keys of the simulator.
@@ -82,7 +82,7 @@ class CryptoWrapper(Wrapper):
 
 
 class FinalObservations:
-    """Mixin that passes the last observations of ended episodes to an agent as its next observations.
+    """Mixin that passes the last observations of finished episodes to an agent as its next observations.
 
     Without it, an agent that bootstraps truncated episodes uses the value of the *next* episode's first observation.
     Example: `class FinalPPO(FinalObservations, PPO): pass`, with `time_limit_bootstrap=True` in `PPO_CFG`.
@@ -92,9 +92,9 @@ class FinalObservations:
         self, *, next_observations: torch.Tensor, terminated: torch.Tensor, truncated: torch.Tensor,
         infos: dict[str, Any], **transition: Any,
     ) -> None:  # fmt: skip
-        """Record the transition with the last observations of ended episodes."""
+        """Record the transition with the last observations of finished episodes."""
         done = terminated | truncated
-        if done.device.type != "cpu" or done.any():  # reading the flag would stall a GPU
+        if done.device.type != "cpu" or done.any():  # reading the flag would wait for the GPU
             next_observations = torch.where(done, infos["final_observations"], next_observations)
         flags = {"terminated": terminated, "truncated": truncated}
         super().record_transition(next_observations=next_observations, infos=infos, **flags, **transition)  # type: ignore[misc]

@@ -15,10 +15,10 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 
 
 class CryptoVecEnv(VecEnv):
-    """A Stable-Baselines3 environment with N accounts. An ended episode restarts in the same step.
+    """A Stable-Baselines3 environment with N accounts. When an episode ends, its account restarts within the same step.
 
-    The info of an ended episode holds `terminal_observation`, `TimeLimit.truncated` and `episode_return` (account value
-    divided by initial capital). Other infos are empty. `VecMonitor(env)` adds the sum of rewards and the episode
+    The info of a finished episode holds `terminal_observation`, `TimeLimit.truncated` and `episode_return` (account
+    value divided by initial capital). Other infos are empty. `VecMonitor(env)` adds the sum of rewards and the episode
     length.
 
     Args:

@@ -16,8 +16,8 @@ from environment_Alpaca_vectorized import VectorizedCryptoEnvAlpaca, VectorizedC
 class CryptoEnv(EnvBase):
     """A TorchRL environment with N accounts and batch_size (N,). All returned tensors are copies.
 
-    An ended account keeps its last observation until TorchRL resets it, in `step_and_maybe_reset`, in collectors and in
-    `rollout(break_when_any_done=False)`.
+    After its episode has ended, an account keeps its last observation until TorchRL resets it, in
+    `step_and_maybe_reset`, in collectors and in `rollout(break_when_any_done=False)`.
 
     Args:
         config: `price_array`, `tech_array` and the other keys of the simulator.

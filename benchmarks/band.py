@@ -6,7 +6,7 @@ is split into trading, network and gradient recursion. The baseline is PPO on th
 accounts. PPO's rate covers exploration and four epochs of updates.
 
 The second table trains both agents until their policy earns 0.9 of the best known growth. One set of bars decides when
-training stops, and another set confirms the result.
+training stops, and a second set confirms the result.
 """
 
 from __future__ import annotations
@@ -122,11 +122,11 @@ def speed_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 class Enough(Exception):  # noqa: N818 - not a failure
-    """Raised to stop training: the policy is good enough, or the time is up."""
+    """Raised to stop training because the policy is good enough or the time limit is reached."""
 
 
 def known_market(name: str) -> tuple[Any, Any]:
-    """Return the market of that name and its best known policy."""
+    """Return the market with that name and its best known policy."""
     if name == "announced":
         announced = AnnouncedMarket(rise=0.0015, fall=-0.0015, volatility=0.005, n_noise_features=4)
         return announced, announced.follow

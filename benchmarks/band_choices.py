@@ -10,7 +10,7 @@ relative to the best known growth: the solved optimum for one coin, the best rul
 
 All rollouts hold the same number of account-bars, so all runs take the same number of gradient steps. Shorter rollouts
 have more accounts. A rollout shorter than a position's lifetime values the position before it has paid for its entry,
-so its gradient undervalues entries.
+so its gradient makes entries look worse than they are.
 """
 
 from __future__ import annotations

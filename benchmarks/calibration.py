@@ -11,8 +11,8 @@ Every study is a complete one, from data on disk through sampler, folds, learner
 (`train.finish.run_study`). It is judged by the statistics of scripts/validation/5_pbo.py and by its report's verdict.
 "No signal" is the sample market, a fair game in which only the fees are certain. "Drifting" is the same market with a
 common drift: all coins rise (even seeds) or fall (odd seeds). Exposure then matters, but nothing can be predicted. In
-"planted signal" one coin at a time rises, announced one bar ahead, and equal weight earns nothing. The seed determines
-the market, the sampler and the initial weights.
+"planted signal" one coin at a time rises, announced one bar ahead, and the equal-weight portfolio earns nothing. The
+seed determines the market, the sampler and the initial weights.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from train.validation.overfitting import estimate_sharpe, pbo_cscv, probabilisti
 
 N_STUDIES = {NO_SIGNAL: 26, DRIFTING: 12, PLANTED: 8}
 # The named coin rises three times as much as each other coin falls, and one regime in four names no coin. On average no
-# coin moves, and equal weight earns nothing.
+# coin moves, and the equal-weight portfolio earns nothing.
 SIGNAL = AnnouncedMarket(n_assets=len(TICKERS), rise=0.006, fall=-0.002, volatility=0.004)
-# Mean log return per bar of equal weight over its standard deviation. On 3,000 bars this is four standard errors, as
-# significant as an annual Sharpe ratio of 2.5 over two and a half years.
+# Mean log return per bar of the equal-weight portfolio, divided by its standard deviation. On 3,000 bars this is four
+# standard errors, as significant as an annual Sharpe ratio of 2.5 over two and a half years.
 DRIFT = 0.08
 
 
@@ -94,7 +94,7 @@ def make_market(kind: str, seed: int, n_bars: int) -> Dataset:
 def drifting(fair: Dataset, drift: float) -> Dataset:
     """Return the market with a common drift and the same features.
 
-    `drift` is per bar, in standard deviations of equal weight's log return.
+    `drift` is per bar, in standard deviations of the equal-weight portfolio's log return.
     """
     moves = np.diff(np.log(fair.price), axis=0).mean(axis=1)
     growth = np.exp(drift * moves.std() * np.arange(len(fair.price)))
@@ -124,7 +124,7 @@ def judge(stored: StoredStudy) -> dict[str, Any]:
         row["holdout_excess_sharpe"] = None if n_idle(scored) else scored.mean_excess_sharpe
         row |= {"holdout_error": error_of(scored), "holdout_lead_errors": lead_in_errors(scored)}
     row |= {"pbo_before_costs": None, "equal_weight_probabilistic": None}
-    if best_trial(stored.study) is None:  # every trial was inactive, so there is no winner to judge
+    if best_trial(stored.study) is None:  # all trials were inactive, so there is no winner to judge
         return row
     returns = read_returns(stored.study, stored.folder)
     free = returns_before_costs(stored, returns.numbers)

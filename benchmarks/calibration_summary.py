@@ -64,7 +64,7 @@ DEFLATED, DEFLATED_LEAD = "deflated Sharpe, account", "deflated Sharpe, alpha re
 PBO, PBO_LEAD = "PBO, account", "PBO, alpha returns"
 BOTH, BOTH_LEAD = "deflated Sharpe and PBO, account", "deflated Sharpe and PBO, alpha returns"
 HOLDOUT, VERDICT = "hold-out: excess Sharpe and alpha above 2 standard errors", "verdict of the report"
-# Name -> the rule and its nominal false positive rate, or None if the rule only explains another one.
+# Name -> the rule and its nominal false positive rate, or None if the rule only explains a different one.
 RULES: dict[str, tuple[Rule, float | None]] = {
     "naive: best Sharpe without deflation, account": (confident("account.best_probabilistic"), NOMINAL),
     "naive: best Sharpe without deflation, alpha returns": (confident("lead.best_probabilistic"), NOMINAL),
@@ -110,7 +110,7 @@ def rate_text(called: pd.Series) -> str:
 
 
 def studies_to_prove(rate: float) -> int:
-    """Return the smallest n for which the interval of 0 of n lies at or below the rate."""
+    """Return the smallest n for which the interval for 0 of n lies at or below the rate."""
     return next(n for n in range(1, 100_000) if interval(0, n)[1] <= rate)
 
 
@@ -173,7 +173,7 @@ def notes(studies: pd.DataFrame, refused: pd.DataFrame) -> list[str]:
     for kind in (NO_SIGNAL, DRIFTING):  # markets without a signal
         mine = of_kind(studies, kind)
         if len(mine):
-            # The rule must be able to fail, or its silence proves nothing: here the winner counts as the only trial.
+            # The rule must be able to fail, or passing it proves nothing: here the winner is treated as the only trial.
             alone, with_pbo = confident("lead.probabilistic")(mine), both("lead.probabilistic", "lead.pbo")(mine)
             lines.append(
                 f"Negative control, {kind}: without deflation, the winner's alpha returns would pass 95 % on "
@@ -235,8 +235,8 @@ def medians(studies: pd.DataFrame) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- picture
-# Okabe and Ito's colors, which color-blind readers can tell apart. Markers differ too.
+# ---------------------------------------------------------------------------------------------------------------- plot
+# Okabe and Ito's colors, which color-blind readers can distinguish. Markers differ too.
 COLOURS = {NO_SIGNAL: "#e69f00", DRIFTING: "#d55e00", PLANTED: "#0072b2"}
 MARKERS = {NO_SIGNAL: "o", DRIFTING: "^", PLANTED: "s"}
 CONFIDENCES = {

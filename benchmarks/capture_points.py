@@ -100,7 +100,7 @@ def settings_of(point: Point, learner: str, seed: int, is_quick: bool = False) -
 # ---------------------------------------------------------------------------------------------------------- yardsticks
 @dataclass(frozen=True)
 class Yardstick:
-    """The reference that a point's policies are compared with."""
+    """The reference with which a point's policies are compared."""
 
     growth: float  # log growth per bar of a share of 1
     what: str

@@ -29,7 +29,7 @@ TARGETS |= {f"announced {rise}": 0.90 for rise in (15, 8, 4)} | {"one history": 
 MOST_CPU_S = 20.0
 MOST_TRADED, MOST_COST_SHARE = 0.5, 0.002
 LOWEST_SHOWN = -0.5  # lower shares are drawn at the edge of the panel
-# Okabe and Ito's colors, which color-blind readers can tell apart. Markers differ too.
+# Okabe and Ito's colors, which color-blind readers can distinguish. Markers differ too.
 COLOURS = dict(zip(LEARNERS, ("#6d6d6d", "#56b4e9", "#0072b2", "#e69f00", "#d55e00"), strict=True))
 MARKERS = dict(zip(LEARNERS, "v^osD", strict=True))
 

@@ -2,7 +2,7 @@
 """Measure the cost of a checkpoint: its size, its write time, and the share of a run that writes one every 30 s.
 
 A short run writes a checkpoint after each update, and the mean is reported. The disk is that of the temporary folder
-(TMPDIR). Training never spends more than 1 % of its time on checkpoints, whatever they cost.
+(TMPDIR). Training never spends more than 1 % of its time on checkpoints, however long one takes.
 """
 
 from __future__ import annotations

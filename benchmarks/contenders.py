@@ -187,7 +187,7 @@ def gymnasium_vector(kind: str, rules: str, n_envs: int) -> Local:
     return timed(f"gymnasium {kind}VectorEnv over {SCALAR}, {rules}", n_envs, work)
 
 
-# --------------------------------------------------------------------------------------------------- other people's
+# --------------------------------------------------------------------------------------------------- other libraries
 def elegantrl_vmap(n_envs: int) -> Local:
     """Return the vectorized stock environment of elegantrl 0.3.6, used as its authors use it.
 

@@ -27,7 +27,7 @@ class _End:
     is_client: bool
     unsent: bytearray = field(default_factory=bytearray)
     other: _End | None = None
-    has_spoken: bool = False  # since the other end last sent something
+    has_spoken: bool = False  # since the other end last sent data
     waits_to_send: bool = False
 
 
@@ -56,7 +56,7 @@ class Network:
 
     @property
     def round_trips(self) -> int:
-        """Number of times that a client sent something after the server had answered, over all connections."""
+        """Number of times that a client sent data after the server had answered, over all connections."""
         return self._round_trips.value
 
     def delay(self, seconds: float) -> None:

@@ -3,7 +3,7 @@
 
 The timing covers `evaluate_policies` as a study calls it: build the environment, trade every segment once, return the
 records. The account values of both loops are compared. The two loops sum in different orders, as torch does for
-different numbers of rows. Therefore an order within rounding error of the venue's minimum may fill in only one of them.
+different numbers of rows. An order within rounding error of the venue's minimum may therefore fill in only one of them.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     python benchmarks/foresight_power.py --quick    # smoke test with few bars
 
 A leaking column is rho times the return of the next k bars plus noise, both with variance 1, so rho is its correlation.
-Each figure is the share of such columns detected in one dataset, on the sample market without a signal.
+Each value is the share of such columns detected in one dataset, on the sample market without a signal.
 """
 
 from __future__ import annotations

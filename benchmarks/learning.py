@@ -145,7 +145,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return measuring.section(args, ABOUT, COLUMNS, rows=rows, settings=asdict(settings(0, 1)), **proof, **runs)
 
 
-BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's, which color-blind readers can tell apart
+BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's, which color-blind readers can distinguish
 
 
 def draw(part: dict[str, Any], path: Path) -> None:

@@ -36,7 +36,7 @@ WINDOWS_S = {1.0: 2.0, 5.0: 20.0, 30.0: 30.0}
 FINISHED = (100, 1_000, 4_000)  # numbers of finished trials for which the sampler is timed
 TARGET = Case(64, 5.0, 30.0)
 LEAST_SHARE = 0.9
-AT_ITS_LIMIT = 0.85  # share of the time or of the cores above which the lock or the CPU counts as the limit
+AT_ITS_LIMIT = 0.85  # share of the time or of the cores above which the lock or the CPU is considered the limit
 COLUMNS = {
     "workers": "workers", "rtt_ms": "round trip, ms", "trial_s": "trial, s",
     "share_ideal": "share of the ideal throughput",

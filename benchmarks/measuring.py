@@ -276,7 +276,7 @@ def check(
 
 
 def section(args: argparse.Namespace, about: str, columns: Mapping[str, str], **content: Any) -> dict[str, Any]:
-    """Return a benchmark's part of a result file: its origin, the table's columns (key -> title), and its content."""
+    """Return a benchmark's section of a result file: provenance, table columns (key -> title), and content."""
     import torch
 
     from train.records.provenance import code_version
@@ -345,7 +345,7 @@ def resumed(
     """Return the result of `work` for every job, in job order.
 
     Each result is appended to a file next to the result file as soon as its job ends, so an interrupted run resumes
-    there. Results with a different identity, and lines truncated by a kill, are computed again.
+    there. Results with a different identity are computed again, as are lines truncated because the process was killed.
     """
     path = result_file(args)
     path = path.with_suffix(".jobs") if path is not None else None
@@ -386,7 +386,7 @@ def written(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 # --------------------------------------------------------------------------------------------------- tables
 def columns(*same: str, **titles: str) -> dict[str, str]:
-    """Return a table's columns: first those whose title is their key, then those with another title."""
+    """Return a table's columns: first those whose title is their key, then those with a different title."""
     return {key: key for key in same} | titles
 
 
@@ -401,7 +401,7 @@ def section_lines(part: Mapping[str, Any]) -> list[str]:
 
 
 def table_lines(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a Markdown table; a row's note replaces its figures."""
+    """Return a Markdown table; a row's note replaces its values."""
     lines = ["| " + " | ".join(columns.values()) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     for row in rows:
         cells = [shown(key, row.get(key)) for key in columns]

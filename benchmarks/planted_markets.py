@@ -60,7 +60,7 @@ class AnnouncedMarket:
         return drift
 
     def config(self, n_bars: int, seed: int | Sequence[int], mirrored: bool = False) -> dict[str, Any]:
-        """Return the environment config of `n_bars` bars; another seed gives an unseen stretch of the same market.
+        """Return the environment config of `n_bars` bars; a different seed gives an unseen stretch of the same market.
 
         `mirrored` flips the sign of the noise in the returns and changes nothing else.
         """

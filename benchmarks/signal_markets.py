@@ -52,7 +52,7 @@ class SignalMarket:
         return lfilter([1.0], [1.0, -keep], shocks, axis=0, zi=before)[0]
 
     def config(self, n_bars: int, seed: int | Sequence[int], mirrored: bool = False) -> dict[str, Any]:
-        """Return the environment config of `n_bars` bars; another seed gives an unseen stretch of the same market.
+        """Return the environment config of `n_bars` bars; a different seed gives an unseen stretch of the same market.
 
         Args:
             n_bars: length T.

@@ -1,10 +1,10 @@
 """Compiled forward pass of a policy's network, one observation at a time (numba, CPU).
 
-torch needs 30 us for one row through a network with two hidden layers, whatever its size. An account that trades bar by
-bar evaluates one row after another. Most inputs are features of a bar, which do not depend on the account. Their part
-of the first layer is one matrix product over many bars (`FeatureProduct`), and the compiled loop adds the account's
-part and the other layers (`finish_row`). With the head "band" the network reads only features, so the product covers
-all layers, and the loop clamps the held weights to the edges (`into_band`).
+torch takes 30 us to pass one row through a network with two hidden layers, whatever its size. An account that trades
+bar by bar evaluates one row after another. Most inputs are features of a bar, which do not depend on the account. Their
+part of the first layer is one matrix product over many bars (`FeatureProduct`), and the compiled loop adds the
+account's part and the other layers (`finish_row`). With the head "band" the network reads only features, so the product
+covers all layers, and the loop clamps the held weights to the edges (`into_band`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Network:
         numbers: float32. Head "orders": average (C,) and deviation (C,) of the account's inputs, their weights (C, W)
             of the first layer, then weight (in, out) and bias (out,) of each later layer. Head "band": the least
             weights (A,).
-        sizes: int64 (n_layers + 1,): C, then each layer's outputs. Head "band": 0 and 2 A.
+        sizes: int64 (n_layers + 1,): C, then the number of outputs of each layer. Head "band": 0 and 2 A.
         clip: bound on normalized inputs.
     """
 
@@ -50,7 +50,7 @@ class Network:
 
 
 def network_of(policy: Policy, account: Array) -> Network:
-    """Return the policy without the part that depends only on features.
+    """Return the policy's network without the part that depends only on features.
 
     Args:
         policy: a float32 policy on the CPU.

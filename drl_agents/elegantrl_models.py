@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MODELS = AGENTS
 DEFAULT_N_ENVS = 8  # default for a vectorized class, as in the hosts
 HIDDEN_LAYERS = 2  # with `net_dimension` units each
-LEAST_UPDATES = 4  # minimum number of updates; a target_step of the whole budget would use no update
+LEAST_UPDATES = 4  # minimum number of updates; a larger target_step is reduced to allow them
 
 # The hosts' and elegantrl's names for settings of TrainConfig, with a conversion of the value.
 KWARG_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -46,7 +46,7 @@ KWARG_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "thread_num": ("cpu_threads", int),
     "random_seed": ("seed", int),
 }
-# Names that hosts use and that have no effect here: evaluation counts updates, and workers belong to the study.
+# Names that hosts use but that have no effect here: evaluation intervals count updates, and the study sets the workers.
 SILENT_KWARGS = {"eval_time_gap", "eval_gap", "eval_times", "break_step", "worker_num", "use_multiprocessing"}
 
 
@@ -118,7 +118,7 @@ class DRLAgent:
         return {name: value for name, value in options.items() if name in known}
 
     def train_model(self, model: Model, cwd: str | Path, total_timesteps: float = 5000) -> TrainResult:
-        """Train for `total_timesteps` steps over all environments, and write policies into `cwd`."""
+        """Train for `total_timesteps` steps, summed over all environments, and write the policies to `cwd`."""
         settings = replace(model.settings, total_env_steps=int(total_timesteps))
         longest = max(1, math.ceil(settings.total_env_steps / settings.n_envs / LEAST_UPDATES))
         wanted = settings.horizon_len if model.target_step is None else max(1, model.target_step // settings.n_envs)
@@ -135,11 +135,12 @@ class DRLAgent:
         """Trade one episode with the policy in `cwd`.
 
         Returns:
-            Account values, starting with the initial one. For a vectorized environment, those of its first account.
+            Account values, starting with the initial one. For a vectorized environment, the values are those of its
+            first account.
 
         Raises:
-            PolicyFileError: If the policy is missing, damaged, of another agent, or trained on other observations than
-                `environment` has.
+            PolicyFileError: If the policy is missing, damaged, from a different agent, or trained on different
+                observations than those of `environment`.
         """
         _check_model_name(model_name)
         path = Path(cwd) / BEST_POLICY
@@ -165,7 +166,7 @@ def _check_model_name(model_name: str) -> None:
 
 
 def _check_match(path: Path, policy: Policy, model_name: str, environment: Any) -> None:
-    """Reject a policy of another agent, or of other observations of the same width, if the file records them."""
+    """Reject a policy from a different agent, or for different observations of equal width, if the file has them."""
     agent, layout = policy.metadata.get("agent"), policy.metadata.get("observation_layout")
     if agent is not None and agent != model_name:
         raise PolicyFileError(f"{path} does not match: its agent is {agent}, expected {model_name}")
@@ -229,7 +230,7 @@ def _for_one_account(policy: Any, state: Any) -> Callable[[np.ndarray], np.ndarr
     is_row = isinstance(state, np.ndarray) and state.ndim == 1
     if not is_row or not isinstance(policy, Policy) or policy.head != "orders" or policy.device.type != "cpu":
         return None
-    policy(torch.as_tensor(state, dtype=torch.float32))  # torch refuses an observation of another width
+    policy(torch.as_tensor(state, dtype=torch.float32))  # torch rejects an observation of a different width
     try:
         return importlib.import_module("drl_agents.compiled_mlp").for_one_row(policy)
     except ImportError:

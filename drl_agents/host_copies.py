@@ -1,7 +1,7 @@
 """Copies from the host to a device: synchronous, or asynchronous from pinned memory.
 
-Asynchronous copies are off unless a program enables them for its process. A transfer from pinned memory runs while the
-host continues. The host must not write to that memory before the transfer is complete, so `Staging` waits for its
+Asynchronous copies are disabled unless a program enables them for its process. The host continues while pinned memory
+is transferred. It must not write to that memory before the transfer is complete, so `Staging` waits for the transfer's
 event.
 """
 
@@ -55,7 +55,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 class StreamEvent:
-    """Event on the stream that copies to a device use, whatever the current device is."""
+    """Event on the stream used for copies to a device, whatever the current device is."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.event = device, torch.cuda.Event()

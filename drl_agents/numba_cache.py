@@ -11,7 +11,7 @@ from numba import njit
 
 
 def cached(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile `function` on first use and cache it on disk, or once per process if nothing is writable.
+    """Compile `function` on first use and cache it on disk. If no folder is writable, compile it once per process.
 
     Args:
         function: the function to compile.

@@ -35,7 +35,7 @@ def action_into_band(weight: Tensor, lo: Tensor, hi: Tensor, least_weight: Tenso
 
     The target is the weight clamped to [lo, hi], and the action is target - weight. A target below `least_weight` is
     smaller than the smallest order. The action is then -1, which closes the position in one order, whatever the price
-    does before it fills. Without a position, this action orders nothing.
+    does before it fills. Without a position, this action places no order.
 
     Args:
         weight: (..., A) current weights.
@@ -66,7 +66,7 @@ class Policy:
 
     Attributes:
         state_avg: (S,) mean of the training observations; the head "band" uses only the features' columns.
-        state_std: (S,) their standard deviation, 1 for constant columns.
+        state_std: (S,) standard deviation of the training observations, 1 for constant columns.
         layers: weights and biases, first layer first.
         clip: bound on normalized observations.
         metadata: description of the training, see `drl_agents.policy_file.METADATA_KEYS`.
@@ -87,7 +87,7 @@ class Policy:
         """Map observations (N, S) or (S,) to actions in [-1, 1], (N, A) or (A,).
 
         Raises:
-            ValueError: If the observation has another width.
+            ValueError: If the observation has a different width.
         """
         if state.shape[-1] != self.state_dim:
             raise ValueError(f"the policy reads observations of {self.state_dim} columns; received {state.shape[-1]}")
@@ -138,7 +138,7 @@ class Policy:
         return self.state_avg.device
 
     def to(self, device: torch.device | str) -> Policy:
-        """Return the policy on another device."""
+        """Return the policy on a different device."""
         layers = tuple((to_device(weight, device), to_device(bias, device)) for weight, bias in self.layers)
         average, std = to_device(self.state_avg, device), to_device(self.state_std, device)
         least = None if self.least_weight is None else to_device(self.least_weight, device)

@@ -20,8 +20,9 @@ from torch import Tensor
 from drl_agents.atomic_file import safetensors_bytes, write_atomically
 from drl_agents.policy import Policy
 
-# Format 3 adds `head`. It is written only for bands, so that files of orders stay unchanged. Older code, which supports
-# only orders, rejects a band by its format instead of trading it incorrectly.
+# Format 3 adds `head`. It is written only for the head "band", so that files with the head "orders" stay unchanged.
+# Older code, which supports only orders, therefore rejects a band policy by its format instead of trading it
+# incorrectly.
 FORMAT, FORMAT_VERSION, FORMAT_WITH_HEAD = "crypto-trading-policy", 2, 3
 HEADS = ("orders", "band")
 HEADER_KEYS = {
@@ -40,7 +41,7 @@ class PolicyFileError(ValueError):
 
 
 def save_policy(path: str | Path, policy: Policy, metadata: Mapping[str, Any] | None = None) -> Path:
-    """Write `policy` atomically; `metadata` is added to the policy's own.
+    """Write `policy` atomically. `metadata` is added to the policy's own metadata.
 
     Raises:
         PolicyFileError: If a weight is not finite; an existing file stays unchanged.
@@ -52,10 +53,11 @@ def save_policy(path: str | Path, policy: Policy, metadata: Mapping[str, Any] | 
     clip = policy.clip if math.isfinite(policy.clip) else None  # JSON has no infinity
     described = {"clip": clip, "n_layers": len(policy.layers), "metadata": known} | _head_of(policy)
     described["format_version"] = FORMAT_VERSION if policy.head == "orders" else FORMAT_WITH_HEAD
-    # A JSON round trip, so that the hash covers what a reader gets: text keys, lists instead of tuples.
+    # A JSON round trip, so that the hash covers the values that a reader gets: text keys, and lists instead of tuples.
     header = json.loads(json.dumps(described, default=_plain))
     header["sha256"] = _digest(tensors, header)
-    # A single key, because safetensors writes several in arbitrary order, and equal policies must give equal files.
+    # A single key, because safetensors writes several keys in arbitrary order, and equal policies must give equal
+    # files.
     write_atomically(path, safetensors_bytes(tensors, {FORMAT: json.dumps(header, sort_keys=True)}))
     return path
 
@@ -85,7 +87,7 @@ def load_policy(
     header = _header(path, tags[FORMAT])
     _check_types(path, tensors)
     if _digest(tensors, header) != header["sha256"]:
-        raise PolicyFileError(f"{path} is damaged: weights and header do not have the checksum stored with them")
+        raise PolicyFileError(f"{path} is damaged: its weights and header do not match the stored checksum")
     _check_weights(path, tensors)
     policy = _assemble(path, tensors, header)
     widths = None if net_dims is None else tuple(net_dims)
@@ -151,14 +153,14 @@ def _check_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            # The file is memory-mapped; copies stay valid if it is replaced.
+            # The file is memory-mapped. Copies stay valid if the file is replaced.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
             return file.metadata() or {}, tensors
     except FileNotFoundError as error:
         raise PolicyFileError(f"{path} does not exist") from error
     except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise PolicyFileError(f"{path} is not a whole safetensors file: {reason}") from error
+        raise PolicyFileError(f"{path} is not a complete safetensors file: {reason}") from error
 
 
 def _header(path: Path, text: str) -> dict[str, Any]:

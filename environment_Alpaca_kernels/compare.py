@@ -436,8 +436,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=25.0, help="time limit in seconds, measured from the "
                         "start, for additional cases that reach more lines (default: 25)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of markets and actions (default: 0)")
-    parser.add_argument("--n-coins", type=int, help="number of coins (default: as in the data; without data, "
-                        "the number for which the host has limits, otherwise 7)")  # fmt: skip
+    parser.add_argument("--n-coins", type=int, help="number of coins (default: as in the data; otherwise "
+                        "the number for which the host has limits, or 7)")  # fmt: skip
     return parser
 
 

@@ -168,7 +168,7 @@ class NativeStep(Accounts):
         return lambda action, _kept=(self, slots): step(0, n_blocks, action.data_ptr(), *rest)
 
     def arguments(self, slots: dict[str, torch.Tensor]) -> tuple[Any, ...]:
-        """Return the arguments of `step` that follow the action's address, valid while this and `slots` exist."""
+        """Return the arguments of `step` after the action's address, valid while this object and `slots` exist."""
         names = ("state", "reward", "done", "final_state", "truncated", "counts")
         slots_at = (slots[name].data_ptr() for name in names)
         return (*slots_at, self.padded_rows(slots["money"]), *self.market, self.counts, self.rules.ctypes.data)

@@ -1,4 +1,4 @@
-"""How do I use a reward of my own? Run: python -m examples.own_reward."""
+"""How do I use my own reward? Run: python -m examples.own_reward."""
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ config, env_params = {"price_array": price, "tech_array": np.zeros((4000, 1))}, 
 torch.manual_seed(0)
 actions = torch.rand(50, 64, 3) * 2.0 - 1.0
 for env_class in (VectorizedCryptoEnvAlpacaOptimized, LossAverse):
-    env = env_class(config, env_params, n_envs=64, gpu_id=-1)  # an adapter takes it, too: CryptoVecEnv(env=env)
+    env = env_class(config, env_params, n_envs=64, gpu_id=-1)  # the adapters also accept it: CryptoVecEnv(env=env)
     env.reset()
     mean = torch.stack([env.step(action)[1].mean() for action in actions]).mean()
     print(f"{env_class.__name__}: mean reward {mean:+.4f}")

@@ -42,13 +42,13 @@ def dataset_from_bars(
         tickers: coin names in any form, in the order of the dataset's columns.
         timeframe: timeframe of the dataset, equal to that of the bars or longer.
         source: origin of the bars, stored in the manifest and named in errors.
-        synthetic: if True, the bars are synthetic. Bars marked as synthetic always count as synthetic.
+        synthetic: if True, the bars are synthetic. Bars marked as synthetic are always treated as synthetic.
         start: open time of the first bar, UTC, inclusive.
         end: upper bound of open times, UTC, exclusive.
         max_fill_bars: number of missing source bars to fill at the start of each gap. Longer gaps split the data.
         features: name of the feature set.
         venue: venue of the coins, with its order rules and fees.
-        offset_s: offset of the bars' open times from the UTC grid in seconds. Days that open at 16:00 UTC have 57600.
+        offset_s: offset of the bars' open times from the UTC grid in seconds. 57600 for days from 16:00 UTC.
         now: bars that close after this time are dropped with a warning; None is the current time. Synthetic bars are
             kept.
 

@@ -75,7 +75,7 @@ def decode(
 
     Args:
         content: dicts, lists, numbers and strings.
-        kind: a Struct, a dataclass, or any other type that msgspec converts to.
+        kind: a Struct, a dataclass, or any other type to which msgspec can convert.
         error: class of the error to raise.
         where: name of the file or of a place in it; starts the message.
         advice: what to do about the error; ends the message.

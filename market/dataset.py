@@ -85,7 +85,7 @@ class Dataset:
     price: np.ndarray  # (T, A) float64, close, quote per coin
     tech: np.ndarray  # (T, F) float32, row t uses bars <= t
     time: np.ndarray  # (T,) int64, UTC seconds, bar close
-    filled: np.ndarray  # (T, A) bool, no trades in the bar (or its last part): it was missing or had no volume
+    filled: np.ndarray  # (T, A) bool, True if the bar (or its last part) was missing or had no volume
     tickers: tuple[str, ...]  # A
     feature_set: str  # key of market.features.FEATURE_SETS, or the origin of the columns
     feature_names: tuple[str, ...]  # F, such as `BTC:rsi_14`, or `time:day_sin` for all coins
@@ -308,9 +308,9 @@ def dataset_hash(manifest: Manifest) -> str:
 
 
 def save_dataset(dataset: Dataset, folder: Path | str, overwrite: bool = False, picture: bytes | None = None) -> None:
-    """Write the folder atomically. A kill at any moment leaves either the old folder or the new one.
+    """Write the folder atomically. If the process is killed, either the old folder or the new one remains.
 
-    Hidden folders from killed saves of the same folder are deleted.
+    Hidden folders that killed processes left when saving to the same folder are deleted.
 
     Args:
         dataset: dataset to save.
@@ -422,8 +422,8 @@ def load_dataset(folder: Path | str, mmap: bool = True) -> Dataset:
 
     Args:
         folder: folder written by `save_dataset`.
-        mmap: if True, map the arrays into memory instead of reading them. Modifications would stay private to the
-            process.
+        mmap: if True, map the arrays into memory instead of reading them. Changes to the arrays would be visible only
+            to this process.
 
     Raises:
         DatasetError: the dataset is missing, damaged or edited; the message names the file and suggests a fix.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-STAMPS = ("open", "close")  # bar time that the timestamps of a file may hold
+STAMPS = ("open", "close")  # time of the bar to which a file's timestamps may refer
 DEFAULT_MAX_FILL_BARS = 3
 # Far beyond any coin in any currency. Products and quotients of values in this range stay finite.
 LEAST_PRICE, MOST_PRICE, MOST_VOLUME = 1e-100, 1e100, 1e100
-MIN_SEGMENT_BARS = 32  # shorter runs are too short for a lookback and an episode
+MIN_SEGMENT_BARS = 32  # a shorter run has no room for a lookback and an episode
 # The slowest column is ADX, a Wilder average of a Wilder average. On 5-minute bars of 18 coins in 2024, the bars
 # before the warm-up change a value by at most 1.5 % of its column's spread after 128 bars, 0.13 % after 192 and 0.001 %
 # after 256 (300 starts). tests/market/test_features.py requires 0.1 %.
 WARMUP_BARS = 256
-# Default seed of the programs. On its market, with and without the signal, equal weight ends within 3 % of its start
-# and its drawdown is at most 32 %. Seeds 0 to 39 end between 0.56 and 1.73 times the start. If all coins halve, an
-# account that holds them exceeds --max-drawdown. The seed was chosen by equal weight, before any agent was trained.
+# Default seed of the programs. On its market, with and without the signal, the equal-weight portfolio ends within 3 %
+# of its initial value, and its drawdown is at most 32 %. With seeds 0 to 39, it ends at 0.56 to 1.73 times its initial
+# value. If all coins halve, an account that holds them exceeds --max-drawdown. The seed was chosen by the equal-weight
+# portfolio, before any agent was trained.
 DEMONSTRATION_SEED = 8
 PAPER_URL = "https://paper-api.alpaca.markets"
 LIVE_URL = "https://api.alpaca.markets"

@@ -1,12 +1,12 @@
 """Feature sets: the columns of a dataset and the number of warm-up bars that they require.
 
 `default` is stationary and scaled. Every column is a ratio with mean near 0 and standard deviation near 1, clipped to
-[-CLIP, CLIP]. float32 can hold it for any coin from PEPE to BTC. The scales were measured on the sample market
-(`market.sample`), never on real bars, so no real market enters its own features. The agent's running normalizer does
-the remaining scaling. It sees only training bars and is stored in the policy file.
+[-CLIP, CLIP]. float32 can represent every column for any coin, from PEPE to BTC. The scales were measured on the sample
+market (`market.sample`), never on real bars, so no real market affects the scales of its own features. The agent's
+running normalizer does the remaining scaling. It sees only training bars and is stored in the policy file.
 
-`host` holds the features of the public FinRL_Crypto family: raw dollars, coins and points, 14 columns per coin in the
-same order. Three columns differ because the original is wrong (data/README.md).
+`host` holds the features of the public FinRL_Crypto family: raw dollars, coins and points, with 14 columns per coin in
+the same order. Three columns differ, because the originals are wrong (data/README.md).
 
 Row t depends only on bars <= t of the same coin and segment. Calendar columns (`time:...`) belong to all coins.
 """

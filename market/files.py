@@ -54,17 +54,17 @@ def write_whole(path: Path, content: bytes, overwrites: bool = True) -> None:
 
 
 def named(error: OSError, path: Path) -> OSError:
-    """Return the error with the path of the file. Errors from a full disk do not name one."""
+    """Return the error with the path of the file. Errors from a full disk do not name the file."""
     is_named = error.filename is not None or error.errno is None
     return error if is_named else OSError(error.errno, error.strerror, str(path))
 
 
 @contextmanager
 def whole_file(path: Path, overwrites: bool = True, is_durable: bool = True) -> Iterator[BinaryIO]:
-    """Open a hidden file next to `path` that replaces it if the block succeeds and is deleted otherwise.
+    """Open a hidden file next to `path`. It replaces `path` if the block succeeds and is deleted otherwise.
 
-    The writer holds a lock that a kill releases, so the files of killed writers are detected and deleted first.
-    Permissions follow the umask, and a replaced file never becomes readable to more users.
+    The writer holds a lock, which is released if the process is killed. Files of killed writers are therefore detected
+    and deleted first. Permissions follow the umask, and a replaced file never becomes readable to more users.
 
     Args:
         path: path of the final file. Its folder is created.
@@ -93,7 +93,7 @@ def whole_file(path: Path, overwrites: bool = True, is_durable: bool = True) -> 
 
 
 def unfinished_path(path: Path) -> Path:
-    """Return a hidden path next to `path` with a random suffix, so that no other process uses it."""
+    """Return a hidden path next to `path` with a random suffix, so that no other process uses the same path."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
@@ -119,7 +119,7 @@ def _take_place(unfinished: Path, path: Path, overwrites: bool) -> None:
 
 
 def _unlink_if_left_over(unfinished: Path) -> None:
-    """Delete an abandoned file. Files that another process is writing, has just created or deletes are left alone."""
+    """Delete an abandoned file. Files that a different process writes, deletes or has just created are left alone."""
     try:
         with unfinished.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +133,8 @@ def _unlink_if_left_over(unfinished: Path) -> None:
 def unfinished_folder(folder: Path) -> Iterator[Path]:
     """Create a hidden folder next to `folder`, to be filled and moved into place. It is always deleted afterwards.
 
-    The writer holds a lock that a kill releases. It distinguishes abandoned folders from those in use.
+    The writer holds a lock, which is released if the process is killed. The lock distinguishes abandoned folders from
+    those in use.
     """
     unfinished = unfinished_path(folder)
     unfinished.mkdir()
@@ -160,7 +161,7 @@ def sweep_leftovers(folder: Path, own_names: frozenset[str]) -> None:
 
 
 def _remove_if_left_over(folder: Path, own_names: frozenset[str]) -> None:
-    """Delete an abandoned folder. Unreadable folders and folders that another process uses are left alone."""
+    """Delete an abandoned folder. Unreadable folders and folders that a different process uses are left alone."""
     try:
         lock = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,14 +1,14 @@
 """Detection of look-ahead in feature columns that cannot be rebuilt, by their correlation with later bars.
 
-Two slow series always seem correlated, such as a feature of last week and the returns of next week. So this test does
-not use returns over several bars. Each column is converted to changes: the mean of its last m values minus the mean of
-the m values before, for each m in `SCALES`. The change at t is compared with single later bars t + j for all j in 1 ..
-`MOST_LAGS` by FFT. A column that holds the return of the next k bars gains bar t + k when it moves from t - 1 to t, so
-its changes reveal that bar at lag k.
+Two slow series, such as a feature over the past week and the returns over the next week, always appear correlated. This
+test therefore does not use returns over several bars. Each column is converted to changes: the mean of its last m
+values minus the mean of the m values before, for each m in `SCALES`. The change at t is compared with single later bars
+t + j for all j in 1 .. `MOST_LAGS` by FFT. A column that holds the return of the next k bars gains bar t + k when it
+moves from t - 1 to t, so its changes reveal that bar at lag k.
 
-The targets are the parts of a bar that earlier bars do not predict (`surprises`): the log return and its absolute
-value, divided by the volatility of earlier bars and clipped at `CLIP`, minus a regression on earlier bars and the
-calendar. For a column computed from past bars, the products of its changes with later surprises are martingale
+There are two targets (`surprises`): the log return of a bar and its absolute value. Each is divided by the volatility
+of earlier bars and clipped at `CLIP`. The part that a regression on earlier bars and the calendar predicts is then
+subtracted. For a column computed from past bars, the products of its changes with later surprises are martingale
 differences, however slow the column is. Correlation times sqrt(n) is then approximately standard normal. The limit uses
 a Bonferroni correction with a false-alarm rate of `FALSE_ALARM` over ALL columns, coins, scales, lags and targets of
 the dataset. Real bars are not perfectly unpredictable, so a correlation must also exceed `LEAST`.
@@ -31,8 +31,8 @@ from scipy.special import ndtri
 from market.dataset import NO_COIN, Dataset
 from market.names import counted
 
-FALSE_ALARM = 0.01  # probability that a dataset without leaks has a suspicious column
-MARGIN = 1.2  # factor on the limit, because the size of a real surprise depends slightly on the past
+FALSE_ALARM = 0.01  # probability that at least one column of a dataset without leaks is suspicious
+MARGIN = 1.2  # multiplies the limit, because the size of a real surprise depends slightly on the past
 SCALES = (1, 16, 128)  # bars
 MOST_LAGS = 2_048  # bars ahead
 NEAR_BARS = 5
@@ -70,7 +70,7 @@ class Foresight:
 
     @property
     def is_suspicious(self) -> bool:
-        """True if the correlation exceeds what chance and past bars explain."""
+        """True if chance and past bars cannot explain the correlation."""
         return self.excess > 1.0
 
     def __str__(self) -> str:
@@ -84,7 +84,8 @@ class Foresight:
 def foresight(dataset: Dataset) -> list[Foresight]:
     """Return the correlation of each column that is largest relative to its limit, most suspicious first.
 
-    A coin's column is compared with its own coin. A column that belongs to no coin is compared with every coin.
+    A coin's column is compared with the targets of that coin. A column that belongs to no coin is compared with every
+    coin.
     """
     n_bars = len(dataset.time)
     if n_bars < LEAST_BARS:
@@ -158,7 +159,7 @@ def _energy(spectrum: np.ndarray, length: int) -> np.ndarray:
 
 
 def surprises(dataset: Dataset, coin: int) -> np.ndarray:
-    """Return the unpredictable part of each bar of a coin, (targets, T) float32."""
+    """Return the unpredictable part of a coin's return, and of its size, at each bar, (targets, T) float32."""
     log_price = np.log(dataset.price[:, coin])
     returns = np.diff(log_price, prepend=log_price[0])
     returns[[first for first, _ in dataset.segments]] = 0.0  # no return over a gap

@@ -1,7 +1,8 @@
 """Import of a host repository's pickled arrays as a dataset: aligned, checked and split at gaps.
 
 The folder holds `price_array (T, A)`, `tech_array (T, F)`, ordered by coin, and `time_array (T,)`, the bars' OPEN times
-as UTC seconds or datetime64. Hosts drop every bar that some coin lacks, so a step longer than a bar is a gap.
+as UTC seconds or datetime64. Hosts drop every bar that is missing for some coin, so a step longer than one bar is a
+gap.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Safe reading of the host repositories' pickled arrays, without executing code from the pickle.
+"""Safe reading of the host repositories' pickled arrays, without executing code from the pickles.
 
-A pickle is a program. This reader supports only the few instructions that an array needs, at most `MOST_INSTRUCTIONS`
-of them, and rejects all others. Small classes in this file replace the NumPy names in a pickle. Any other name is
-rejected before it is looked up. NumPy's own reconstruction functions are never called, because a forged state could
-make them interpret numbers as Python objects.
+A pickle is a program. This reader supports only the few instructions that an array needs and rejects all others. It
+executes at most `MOST_INSTRUCTIONS` instructions. Small classes in this file replace the NumPy names in a pickle. Any
+other name is rejected before it is looked up. NumPy's own reconstruction functions are never called, because a forged
+state could make them interpret numbers as Python objects.
 
 Memory use is bounded by the file size. The content is copied a few times at most, with up to 4 bytes per character if
 it is stored as text.
@@ -137,7 +137,7 @@ class ArrayUnpickler(pickle._Unpickler):
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content))
-        self._left_bytes = len(content)  # limit on the bytes that strings decode to
+        self._left_bytes = len(content)  # limit on the total size of decoded strings, bytes
         codes = {name: getattr(pickle, name)[0] for name in PLAIN_NAMES.split()}
         plain = {code: pickle._Unpickler.dispatch[code] for code in codes.values()}
         own = {name: getattr(type(self), f"_{name.lower()}") for name in ("REDUCE", "BUILD", "BYTEARRAY8")}
@@ -145,7 +145,7 @@ class ArrayUnpickler(pickle._Unpickler):
         self.dispatch = _Instructions(plain | own)  # pyright: ignore[reportAttributeAccessIssue]
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """Return the replacement of an allowed name, and raise UnpicklingError for any other."""
+        """Return the replacement for an allowed name; raise UnpicklingError for any other name."""
         name = f"{module_name}.{global_name}"
         if name == "_codecs.encode":
             return self._encode

@@ -143,7 +143,7 @@ def direction(bars: CoinBars) -> np.ndarray:
 def trend_reacceleration(bars: CoinBars) -> np.ndarray:
     """Return the second difference of Wilder's ADX (14) in points, (T,). Positive values mean an accelerating trend.
 
-    ADX is Wilder's average of DX. DX is near 0 over a flat price here, but TA-Lib's DX keeps its last value.
+    ADX is Wilder's average of DX. Here DX falls to near 0 while the price is flat; TA-Lib's DX keeps its last value.
     """
     index = pd.Series(100.0 * np.abs(direction(bars)))
     strength = index.ewm(alpha=1.0 / WILDER_BARS, adjust=False).mean().to_numpy()
@@ -152,7 +152,8 @@ def trend_reacceleration(bars: CoinBars) -> np.ndarray:
     return out
 
 
-# ------------------------------------------------------------------------------------------------ the hosts' raw ones
+# ------------------------------------------------------------------------------------------------ the hosts' raw
+# indicators
 
 
 def raw_atr_regime_shift(bars: CoinBars) -> np.ndarray:

@@ -5,20 +5,20 @@ The dataset is built from all bars. For each of several cuts in time it is built
 * truncated: all source bars that open at or after the cut are removed.
 * scrambled: these bars are kept, but their prices and volumes are replaced (`scramble`).
 
-Every row that closes at or before the cut must be bit-identical in both builds: its existence, price, features and
-`filled`. Both builds run the same code, so no rounding tolerance is needed.
+Every row of either build that closes at or before the cut must exist in both builds, with bit-identical price,
+features and `filled`. Both builds run the same code, so no rounding tolerance is needed.
 
 By rule, later bars may decide whether a row exists in two cases, which are not leaks of a value:
 
 * The first `max_fill_bars` missing bars of a run are filled if the coin trades again, however late. A run that is still
-  open at the end of the bars is not filled. So the truncated build is not compared from the first missing bar of any
-  coin up to the cut.
+  open at the end of the bars is not filled. The truncated build is therefore not compared from the first missing bar of
+  any coin up to the cut.
 * A segment enters a dataset once it has `MIN_SEGMENT_BARS` rows. Rows of a shorter segment that is open at the cut are
   not compared in the truncated build either.
 
-Such rows are reported as undecided. The scrambled build compares their VALUES, because it has the same bars present and
-missing. A filled row reveals only that the coin trades again at some time, and the simulator fills no order in it. The
-report counts filled rows.
+Such rows are reported as undecided. The scrambled build compares their VALUES, because the same bars are present and
+missing in it. A filled row reveals only that the coin trades again at some later time, and the simulator executes no
+orders in it. The report counts filled rows.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Build = Callable[[pd.DataFrame], Dataset]
 CUTS, MOST_SECONDS = 8, 60.0
 OWN_BARS = "pass the bars from which it was built, or rebuild it"
 SLOWER = 1.2  # duration of a build of changed bars, relative to the original build
-LARGEST_LOG_FACTOR = 1.5  # of a scrambled price: a factor from 1 / 4.5 to 4.5
+LARGEST_LOG_FACTOR = 1.5  # largest factor by which a price is scrambled, up or down: from 1 / 4.5 to 4.5
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class RowDifference:
 
     @property
     def is_refusal(self) -> bool:
-        """True if the changed bars make no dataset at all."""
+        """True if no dataset can be built from the changed bars."""
         return self.column.startswith("dataset refused")
 
     def __str__(self) -> str:
@@ -163,7 +163,7 @@ def checked(
 ) -> tuple[Dataset, BarsReport]:
     """Return the dataset with an updated look-ahead record, and the report.
 
-    The build settings are read from the manifest. The given bars must reproduce the dataset bit by bit.
+    The build settings are read from the manifest. The dataset rebuilt from the given bars must be bit-identical.
 
     Args:
         dataset: a dataset made by `market.build.dataset_from_bars`, in this process or earlier.
@@ -351,7 +351,7 @@ def _known_until(full: Dataset, grid: BarGrid, cut: Cut) -> int:
 def _rebuilt_difference(
     full: Dataset, build: Build, changed: pd.DataFrame, until_s: int, cut: Cut, variant: str
 ) -> RowDifference | None:
-    """Return the first difference from the build of changed bars. A failed build is a difference at the first row."""
+    """Return the first difference from the build of changed bars. A failed build differs in the first row."""
     try:
         other = build(changed)
     except (BarsError, DatasetError) as error:

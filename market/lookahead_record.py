@@ -24,7 +24,7 @@ CLEAN, FOUND, UNEXPLAINED, UNCHECKED = "clean", "found", "unexplained", "not che
 
 
 class Declared(Struct, frozen=True, forbid_unknown_fields=True):
-    """Columns that a person vouches for although they correlate with later bars."""
+    """Columns that correlate with later bars, but use none of them according to the person named here."""
 
     columns: tuple[str, ...]
     by: str

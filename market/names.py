@@ -5,9 +5,9 @@ a dataset has one cash currency. Dollar stablecoins count as US dollars. `market
 exchanges.
 
 A name without a separator can be ambiguous: `ARBUSD` is ARB in USD or AR in BUSD. If the available symbols are known,
-the name is matched against them, and an ambiguous match is an error. Otherwise `split_symbol` decides. `CRVUSD` means
-the coin CRV in dollars, so the coin CRVUSD is written `CRVUSD/USD`, also in datasets. Names in a dataset are never
-split again.
+the name is matched with them, and an ambiguous match is an error. Otherwise `split_symbol` decides. `CRVUSD` means the
+coin CRV in dollars, so the coin CRVUSD is written `CRVUSD/USD`, also in datasets. Names in a dataset are never split
+again.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def pair_of(ticker: str, mark: str, dollar: str) -> str:
 def ticker_of(symbol: str) -> str:
     """Return a symbol's name in a dataset: the coin (`BTC`) for dollars, the pair (`BTC/EUR`) for other currencies.
 
-    A coin whose bare name would be parsed as a pair, or not at all, keeps its quote (`CRVUSD/USD`). So parsing a
-    dataset's name always returns the same name.
+    A coin whose bare name would be parsed as a pair, or not at all, keeps its quote (`CRVUSD/USD`). Parsing a dataset's
+    name therefore always returns the same name.
     """
     pair = read_symbol(symbol)
     if pair.quote and pair.quote not in DOLLARS:

@@ -1,6 +1,6 @@
-"""Pictures of a dataset as PNG bytes: its quality report, and its prices and features.
+"""Plots of a dataset as PNG bytes: its quality report, and its prices and features.
 
-The same dataset gives the same bytes.
+The bytes are identical for the same dataset.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _coin_colours(n_coins: int) -> list[str]:
 
 
 def _coin_lines(n_coins: int) -> list[Any]:
-    """Return the line style of each coin, which tells coins of the same color apart."""
+    """Return the line style of each coin, which distinguishes coins of the same color."""
     return [COIN_LINES[i // len(COIN_COLORS) % len(COIN_LINES)] for i in range(n_coins)]
 
 
@@ -304,7 +304,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    """Return the figure as PNG bytes without time or version, so that equal pictures are equal files."""
+    """Return the figure as PNG bytes without time or version, so that equal plots are identical files."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

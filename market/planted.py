@@ -15,11 +15,11 @@ drift is a trend. A linear regression on all default features of seven coins has
 5-minute bars.
 
 All coins have the same drift, so the best portfolio holds all of them or none. Among policies that observe the current
-s, the best is a band: buy if s is above one threshold, sell if it is below another (de Lataillade et al. 2012, arXiv
-1203.5957, for linear costs; solved by `best_rule`). On 5-minute bars at a cost of 30 bp the thresholds are 0.62 and
--0.62, and log growth is 1.58 bp per bar. An agent observes features instead of s, so it cannot reach this growth.
-Because s is centered, equal weight earns almost nothing over the sample. Centering also makes the rest of a part
-slightly predictable from its past, which the band does not use.
+s, the best is a band: buy if s is above one threshold, and sell if s is below a second one (de Lataillade et al. 2012,
+arXiv 1203.5957, for linear costs; solved by `best_rule`). On 5-minute bars at a cost of 30 bp the thresholds are 0.62
+and -0.62, and log growth is 1.58 bp per bar. An agent observes features instead of s, so it cannot reach this growth.
+Because s is centered, the equal-weight portfolio earns almost nothing over the sample. Centering also makes the rest of
+a part slightly predictable from its past, which the band does not use.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def centred(values: np.ndarray, part_bars: int) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------- the best policy
 @dataclass(frozen=True)
 class BandRule:
-    """A rule that buys all coins if the signal exceeds one threshold, and sells all below another."""
+    """A rule that buys all coins if the signal is above one threshold, and sells them if it is below a second one."""
 
     buy_above: float
     sell_below: float

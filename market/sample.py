@@ -6,11 +6,11 @@ individual jumps. Volume rises with volatility and depends on the hour of the da
 distribution of the extremes of a Brownian bridge.
 
 Simple returns are a martingale difference. Given all data before a bar, including the bar's volatility, its mean simple
-return is exactly 0. So holding earns nothing on average, and no policy has a positive expected log growth. As a
-consequence log prices fall by about half their variance, and over decades of daily bars a volatile coin loses nearly
-all its value. The same arguments give the same bars, and a coin's path does not depend on the other coins. This law is
-`FAIR`, the default of the functions here. The programs use one of the two laws for demonstrations in `market.planted`:
-with a planted signal, or without it (`--no-signal`).
+return is exactly 0. Holding therefore earns nothing on average, and no policy has a positive expected log growth. As a
+consequence, log prices fall by about half their variance, and over decades of daily bars a volatile coin loses nearly
+all its value. The same arguments produce the same bars, and a coin's path does not depend on the other coins. This law
+is `FAIR`, the default of the functions here. The programs use one of the two laws for demonstrations in
+`market.planted`: with a planted signal, or without it (`--no-signal`).
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def synthetic_dataset(
     venue: Venue = ALPACA,
     law: Law = Law.FAIR,
 ) -> Dataset:
-    """Return a dataset of exactly `n_bars` usable rows from the sample market, built like one of real bars."""
+    """Return a dataset of exactly `n_bars` usable rows from the sample market, built like a dataset of real bars."""
     n_made = n_bars + feature_set(features).warmup_bars
     bars = sample_bars(timeframe, n_made, tickers, seed, law=law)
     source = Recipe(law, seed, n_made).text if law.has_recipe else f"sample market, seed {seed}"

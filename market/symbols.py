@@ -110,7 +110,7 @@ def read_symbol(symbol: str) -> Pair:
 
 @lru_cache(maxsize=65_536)
 def pairs_of(symbol: str) -> tuple[Pair, ...]:
-    """Return every pair that a symbol may mean. With a separator there is one. Otherwise the whole name is first.
+    """Return every pair that a symbol may mean. With a separator, there is one. Otherwise the whole name is first.
 
     Raises:
         BarsError: the text is not a symbol, or no reading is a spot pair.

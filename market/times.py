@@ -17,7 +17,7 @@ def utc_text(seconds: float) -> str:
 
 
 def epoch_seconds(epoch: np.ndarray) -> np.ndarray:
-    """Convert epoch seconds, milliseconds, microseconds or nanoseconds to seconds. Each value's size tells its unit."""
+    """Convert epoch seconds, milli-, micro- or nanoseconds to seconds. The unit follows from the value's size."""
     epoch = np.asarray(epoch, dtype=np.float64)
     scale = np.select([epoch >= 1e17, epoch >= 1e14, epoch >= 1e11], [1e9, 1e6, 1e3], default=1.0)
     return epoch / scale

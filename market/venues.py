@@ -1,8 +1,8 @@
 """Order rules and fees of a venue, dated and keyed by coin NAME instead of column.
 
 A rule is stored under the coin's name in a dataset: `BTC` for dollars and dollar stablecoins, `ETH/BTC` for a pair in
-another currency. The dollar rule of a coin does not apply to such a pair. Without its own entry the pair has no minimum
-notional, because 10 dollars are not 10 of another currency, and `unlisted` reports it.
+another currency. The dollar rule of a coin does not apply to such a pair. Without its own entry, the pair has no
+minimum notional, because 10 dollars are not 10 units of a different currency, and `unlisted` reports it.
 
 `ALPACA` is the built-in table. scripts/data/refresh_venues.py downloads the current rules from the venue.
 """
@@ -30,7 +30,8 @@ LARGEST_FILE_BYTES = 2**20
 LONGEST_TEXT = 300
 MIN_ORDER_NOTIONAL = 10.0  # USD
 QTY_INCREMENT = 1e-9  # coins
-# A quantity this little below a whole increment counts as whole. A test keeps it equal to the simulator's constant.
+# A quantity below a whole increment by at most this fraction is rounded up to it. A test keeps this equal to the
+# simulator's constant.
 INCREMENT_SLACK = 1e-9
 
 
@@ -124,7 +125,7 @@ class Venue:
         return self.default_rule if is_dollars else replace(self.default_rule, min_order_notional=0.0)
 
     def _entry(self, ticker: str) -> str | None:
-        """Return the name of the coin's entry, or None. A name is split only if no entry matches it exactly."""
+        """Return the name of the coin's entry, or None. A pair (`BTC/USD`) is split only if no entry equals it."""
         if ticker not in self.rules and not is_readable(ticker):
             return None
         try:
@@ -201,7 +202,7 @@ class Venue:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values that `from_json` reads."""
+        """Return plain JSON values, which `from_json` reads."""
         return {"format": FORMAT, **asdict(self), "fee_tiers": [asdict(tier) for tier in self.fee_tiers]}
 
     @classmethod
@@ -290,7 +291,7 @@ def _check_date(name: str, value: object) -> None:
 
 # Alpaca's smallest crypto order is worth about one US dollar, converted to coins as the price moves. The lot size is
 # 1e-9 coins. A buy below 10 USD is rejected (code 40310000). The quantities below are one US dollar of coin at
-# the closing price of 2024-08-31 (Binance spot), to three digits, not figures of a venue. Fees: Alpaca's
+# the closing price of 2024-08-31 (Binance spot), to three digits. They were not published by a venue. Fees: Alpaca's
 # schedule in force since 2023-03-13, in basis points.
 ALPACA = Venue(
     name="alpaca",

@@ -1,4 +1,4 @@
-"""Broker and bar feed for Alpaca, which poll its REST API through alpaca-py.
+"""Broker and bar feed that poll Alpaca's REST API through alpaca-py.
 
 A 4xx response to an order is a rejection. After a 5xx response or no response, the outcome of the order is unknown.
 API keys are read from the environment and sent in request headers. They never appear in messages, logs or files.
@@ -39,13 +39,13 @@ from paper_trading.broker import (
 from paper_trading.feeds import Arrival, BarStore, Candle, Needs, Tick, needed_bars, utc
 
 PATIENCE = Patience(connect_s=3.0, read_s=8.0, retries=2, backoff_s=0.2, longest_wait_s=5.0)
-QUOTE_PATIENCE = Patience(connect_s=2.0, read_s=2.0, retries=0)  # quotes are only recorded, and orders wait for them
+QUOTE_PATIENCE = Patience(connect_s=2.0, read_s=2.0, retries=0)  # short, because orders wait for quotes
 NONSENSE = (ValueError, TypeError, KeyError, AttributeError)  # raised by parsing a malformed response
 UNCLEAR = (None, 408, 425)  # 4xx responses after which the order may still have arrived
 OVER = frozenset({"filled", "canceled", "expired", "rejected", "done_for_day", "replaced", "stopped", "suspended"})
 SKEW_S = 1.5  # smaller differences are ignored, because the server reports whole seconds
 MOST_ORDERS = 500  # per page
-MOST_REFUSALS = 5  # consecutive refusals of keys that worked before; a single refusal may be temporary
+MOST_REFUSALS = 5  # consecutive rejections of keys that worked before; a single rejection may be temporary
 GRACE_S = 2.0  # delay between a bar's close and the first request for it
 POLL_S = 1.5  # interval between requests for a late bar
 AGAIN_BARS = 3  # number of latest bars that are requested again, because they may be revised
@@ -79,7 +79,7 @@ class AlpacaBroker:
     Args:
         keys: API keys of the account.
         tickers: coins to trade, quoted in USD.
-        url: URL of the trading API; the paper account's unless `is_live`.
+        url: URL of the trading API; that of the paper account unless `is_live`.
         data_url: URL of the quotes; None for Alpaca's server.
         is_live: True for an account with real money.
         clock: clock that is corrected by every response.
@@ -137,7 +137,7 @@ class AlpacaBroker:
             return None
 
     def orders_after(self, after_s: float) -> Sequence[VenueOrder]:
-        """Return the newest 500 orders since `after_s`, in UTC seconds."""
+        """Return the newest 500 orders sent since `after_s`, in UTC seconds."""
         from alpaca.trading.enums import QueryOrderStatus
         from alpaca.trading.requests import GetOrdersRequest
 
@@ -183,7 +183,7 @@ class AlpacaBroker:
             symbol=self.symbols[intent.ticker], qty=float(intent.qty), side=OrderSide(intent.side),
             time_in_force=TimeInForce.IOC, client_order_id=intent.order_id,
         )  # fmt: skip
-        body = request.to_request_fields() | {"qty": format(intent.qty, "f")}  # the request's float loses digits
+        body = request.to_request_fields() | {"qty": format(intent.qty, "f")}  # alpaca-py's float would lose digits
         try:
             with self._timed():
                 return self._order(self._client.post("/orders", body))
@@ -297,7 +297,7 @@ class AlpacaFeed:
         assert self._store is not None
         last = [newest - n * needs.bar_seconds for n in range(AGAIN_BARS)]
         whole = next((open_s for open_s in last if not self._store.missing(open_s)), newest)
-        return self._arrive(whole, [])  # `next` waits for late coins of the newest bar
+        return self._arrive(whole, [])  # `next` waits for coins whose newest bar is late
 
     def again(self, needs: Needs) -> Arrival:
         """Return the last bar again, for a deployment with different columns or a different lookback."""
@@ -337,7 +337,7 @@ class AlpacaFeed:
         return max(first, newest_close - needed_bars(needs) * needs.bar_seconds)
 
     def _begin(self, needs: Needs) -> int:
-        """Fetch the warm-up bars and return the open time of the newest bar. On failure, the old store is kept."""
+        """Fetch the warm-up bars and return the open time of the newest bar. If this fails, keep the old store."""
         store = BarStore(needs)
         self._source = Alpaca(timeframe_name(needs.bar_seconds), self._data_url, PATIENCE)
         self._source._client._session.hooks["response"].append(self._clock.saw)

@@ -1,8 +1,8 @@
 """Reconciliation of the trader's ledger with the venue's account.
 
-Changes in the account are attributed to our own orders or to orders of others. A foreign order explains only what it
-filled since the last reconciliation. If no order explains a change, or if another barwise trader uses the account,
-the account is unexplained. The trader then stops buying until a person resolves the problem.
+Changes in the account are attributed to our own orders or to foreign orders. A foreign order explains only the coins
+that it filled since the last reconciliation. If no order explains a change, or if another barwise trader uses the
+account, the account is unexplained. The trader then stops buying until a person resolves the problem.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from paper_trading.journal import Journal
 from paper_trading.ledger import ZERO, Explained, Fill, Ledger, Rates, explain, open_ledger
 
 SETTLE_TRIES, SETTLE_S = 4, 0.5  # the account is read again while fills are still arriving
-MARGIN_S = 600.0  # foreign orders are searched from this long before the last reconciliation, because clocks differ
+MARGIN_S = 600.0  # foreign orders are searched from this long before the last reconciliation on, because clocks differ
 RIVAL = "another barwise trader uses this account: {} {} {}; two traders must not share an account"
 MOST_THEIRS = 500  # number of foreign orders that are remembered
 
 
 @dataclass(frozen=True)
 class Theirs:
-    """The part of a foreign order that the ledger already includes."""
+    """The filled part of a foreign order that the ledger already includes."""
 
     qty: Decimal  # coins
     notional: Decimal  # quote
@@ -37,7 +37,7 @@ class Theirs:
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> Self:
-        """Return the object of values written by `to_json`."""
+        """Create the object from values written by `to_json`."""
         return cls(Decimal(values[0]), Decimal(values[1]), values[2])
 
 
@@ -49,10 +49,10 @@ class Books:
 
     Args:
         broker: the venue.
-        desk: tracks our orders.
+        desk: order desk that tracks our orders.
         journal: records every change.
         rates: expected fees.
-        capital: initial cash of the trader, in quote currency; None uses all cash of the account.
+        capital: initial cash of the trader, in quote currency; None uses all the account's cash.
         ledger: ledger of an earlier run; None at the first start.
         known_s: time of the last reconciliation, in UTC seconds.
         theirs: foreign orders that an earlier run already included.
@@ -92,7 +92,7 @@ class Books:
         return replace(found, fee_expected=expected)
 
     def _explained(self) -> tuple[Explained, dict[str, Theirs]]:
-        """Explain the account, reading it again while our orders may still fill, and return news of foreign orders."""
+        """Explain the account and return the changed foreign orders. Reread it while our orders may still fill."""
         snapshot = self.broker.snapshot()
         if self.ledger is None or self.known_s is None:
             return self._opened(snapshot), self._taken_in(self._orders_of_others(snapshot))
@@ -144,12 +144,12 @@ class Books:
         return told, self._taken_in(orders)
 
     def _new_fill(self, name: str, ticker: str, order: VenueOrder) -> Fill:
-        """Return what a foreign order filled since the ledger last included it."""
+        """Return the part of a foreign order that filled since the ledger last included it."""
         known = self.theirs.get(name, Theirs(ZERO, ZERO, False))
         return Fill(ticker, order.side, order.filled_qty - known.qty, _notional(order) - known.notional)
 
     def _orders_of_others(self, snapshot: Snapshot) -> Orders:
-        """Return the foreign orders since the last reconciliation, including all that are or were open."""
+        """Return the foreign orders since the last reconciliation, and all that were open then or are open now."""
         since_s = (self.desk.now_s() if self.known_s is None else self.known_s) - MARGIN_S
         orders = {each.order_id: each for each in [*self.broker.orders_after(since_s), *snapshot.open_orders]}
         for name, known in self.theirs.items():

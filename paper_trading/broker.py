@@ -1,7 +1,7 @@
 """Orders, account snapshots and the broker interface.
 
 The id of an order is a hash of the deployment, coin, bar and side. The same intent therefore has the same id after a
-restart and on another machine, and the venue accepts each id only once.
+restart and on a different machine, and the venue accepts each id only once.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class VenueError(UserError):
 
 
 class UnreachableError(Exception):
-    """The venue did not respond to a query. Nothing was changed."""
+    """The venue did not respond to a query, and nothing has changed."""
 
 
 class OutcomeUnknownError(Exception):
-    """The venue did not respond to an order, which may have arrived. Only a lookup by its id shows the outcome."""
+    """The venue did not respond to an order, which may have arrived. Only looking up its id shows the outcome."""
 
 
 class RejectedError(Exception):
@@ -68,7 +68,7 @@ class VenueOrder:
     side: Side
     qty: Decimal  # coins
     filled_qty: Decimal  # coins
-    price: Decimal | None  # average of the fills, quote per coin
+    price: Decimal | None  # average price of the fills, quote per coin
     is_over: bool  # nothing more will fill
     status: str  # the venue's status text
     ticker: str | None = None  # None for a symbol that the deployment does not trade
@@ -119,7 +119,7 @@ class Broker(Protocol):
         ...
 
     def find(self, order_id: str) -> VenueOrder | None:
-        """Return the order with this client id, or None if the venue has none."""
+        """Return the order with this client id, or None if the venue has no such order."""
         ...
 
     def cancel(self, order: VenueOrder) -> None:
@@ -174,6 +174,6 @@ def answered(ask: Callable[[], Answer], sleep: Callable[[float, Callable[[], Non
             return ask()
         except UnreachableError as error:
             if time.monotonic() - said_s >= SAY_S:
-                log.warning("%s; retrying until it does", error)
+                log.warning("%s; retrying", error)
                 said_s = time.monotonic()
         sleep(RETRY_S, lambda: None)

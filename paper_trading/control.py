@@ -1,4 +1,4 @@
-"""The --flatten and --verify commands: the kill switch, and the offline replay of a journal."""
+"""The --flatten and --verify commands: the kill switch and the offline replay of a journal."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def flatten_now(request: Request) -> tuple[int, str]:
 
 
 def _is_meant(folder: Path, request: Request) -> bool:
-    """Return True if a running trader belongs to the account that the flags select; without --broker, all do."""
+    """Return True if a running trader uses the account that the flags select. Without --broker, all are selected."""
     if request.broker == "alpaca":
         return folder.name.startswith("live-" if request.live_url is not None else "paper-")
     return folder.name.startswith("replay") if request.names_broker else True

@@ -25,7 +25,7 @@ class Dealer:
     """Converts actions to orders.
 
     Args:
-        deployment: part of the order ids.
+        deployment: name of the deployment, part of the order ids.
         desk: sends the orders.
         books: the trader's ledger.
         journal: records refused orders.
@@ -45,11 +45,11 @@ class Dealer:
     def execute(
         self, account: TradedAccount, action: np.ndarray, price: list[float], bar_s: int, before: Mapping[str, float]
     ) -> None:  # fmt: skip
-        """Size the orders of an action, send them and apply the fills to the account.
+        """Size an action's orders, send them and apply the fills to the account.
 
         Args:
             account: account at the bar.
-            action: (A,) action; in state REDUCING only its sales are used.
+            action: (A,) action; in the REDUCING state, only its sales are used.
             price: (A,) closes of the bar.
             bar_s: close time of the bar, in UTC seconds.
             before: closes of the previous bar by ticker.
@@ -92,7 +92,7 @@ class Dealer:
         return [filled.get(ticker, 0.0) for ticker in self.deployment.tickers]
 
     def _intent(self, wish: Wish, price: Sequence[float], bar_s: int) -> Intent | None:
-        """Return the order of a wish, or None if nothing can be ordered."""
+        """Return the order for a wish, or None if nothing can be ordered."""
         ticker = self.deployment.tickers[wish.asset]
         if ticker in self.listing.closed:
             return None
@@ -105,7 +105,7 @@ class Dealer:
         return found if qty > 0 else None
 
     def _sellable(self, ticker: str) -> Decimal:
-        """Return our coins. If the account also has foreign coins, open sales of unknown outcome are subtracted."""
+        """Return our coins. If the account also holds foreign coins, sales of unknown outcome are subtracted."""
         ledger = self.books.ledger
         assert ledger is not None
         owned = ledger.qty[ticker]

@@ -3,7 +3,7 @@
     intended     in the journal, not sent yet
     sent         accepted by the venue; polled until it is closed, canceled after the timeout
     unknown      no response, or not closed in time; looked up by id at every bar and canceled if open
-    not arrived  not known to the venue; it may still arrive, so it is looked up for `WATCH_S`
+    not arrived  unknown to the venue; it may still arrive, so it is looked up for `WATCH_S`
     closed       filled, partial, canceled or rejected
 
 An order is never sent again, whatever its outcome; the next bar makes a new decision. After a restart, the states are
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 3_600.0  # time after its bar during which a missing order is looked up, seconds
 POLL_S = 0.25
-MOST_KNOWN_IDS = 500  # number of own order ids that are remembered to recognize foreign orders
+MOST_KNOWN_IDS = 500  # number of our order ids that are remembered, to recognize foreign orders
 CANCEL_WAIT_S = 5.0  # maximum wait for an order to close after a cancellation request
 OVER = ("filled", "partial", "canceled", "rejected", "refused")
 Phase = Literal["sales", "buys", "flatten"]
@@ -91,14 +91,14 @@ class Desk:
     tracked: dict[str, Tracked] = field(default_factory=dict)  # open, or not yet in the ledger
     known_ids: dict[str, None] = field(default_factory=dict)  # ids of the latest orders, the newest last
     slept_s: float = 0.0  # total waiting time, seconds
-    must_stop: Callable[[], str | None] = lambda: None  # reason why no order may be sent; ignored by a flattening
+    must_stop: Callable[[], str | None] = lambda: None  # reason why no order may be sent; ignored when flattening
 
     # ---------------------------------------------------------------- sending
     def trade(self, bar_s: int, phase: Phase, intents: Sequence[Intent]) -> list[Tracked]:
         """Send orders and track them until they are closed or the timeout expires.
 
         Raises:
-            OSError: if the journal cannot be written. No order is sent that is not in the journal.
+            OSError: if the journal cannot be written. An order that is not in the journal is never sent.
         """
         intents = [intent for intent in intents if intent.order_id not in self.known_ids]
         if not intents:
@@ -144,7 +144,7 @@ class Desk:
         return ""
 
     def _refuse(self, each: Tracked) -> None:
-        """Mark an order as rejected. An order with its id at the venue is then a foreign order."""
+        """Mark an order as rejected. If the venue has an order with this id, that order is foreign."""
         each.status = "rejected"
         self.known_ids.pop(each.intent.order_id, None)
 
@@ -188,9 +188,9 @@ class Desk:
             if found is not None and not found.is_over:
                 self.broker.cancel(found)
         except (UnreachableError, RejectedError) as error:
-            log.warning("%s %s: could not be canceled: %s", each.intent.side, each.intent.ticker, error)
+            log.warning("could not cancel the %s order for %s: %s", each.intent.side, each.intent.ticker, error)
 
-    # ---------------------------------------------------------------- afterwards
+    # ---------------------------------------------------------------- later lookups
     def look_up_open(self) -> None:
         """Look up every order of unknown outcome, cancel those still open, and record the changes.
 
@@ -216,7 +216,7 @@ class Desk:
 
     @property
     def waited_s(self) -> float:
-        """Total time spent waiting for the venue, in seconds, independent of clock changes."""
+        """Total time spent waiting for the venue, in seconds. Clock changes do not affect it."""
         return self.slept_s + self.broker.asked_s
 
     def pause(self, seconds: float) -> None:

@@ -1,9 +1,9 @@
 """Attribution of the difference between the trader's account and the simulator's, in USD by cause.
 
-Both accounts start equal. At each bar, their difference changes by the costs of each account's fills, and by the price
-changes of coins that only one account holds. Every cause is therefore either the cost of a fill, or the gain or loss on
-excess or missing coins until they are traded back. `path` is the remainder, so the causes sum exactly to the
-difference.
+Both accounts start with the same cash and coins. At each bar, their difference changes by the costs of each account's
+fills, and by the price changes of coins that only one account holds. Every cause is therefore either the cost of a
+fill, or the gain or loss on excess or missing coins until they are traded back. `path` is the remainder, so the causes
+sum exactly to the difference.
 
 Gains of the trader are positive. The simulator fills orders at the bar's close plus or minus its slippage rate, and
 charges its fee rate on that price.
@@ -64,8 +64,8 @@ class FillDrift:
 
     fee: float | None
     spread: float | None  # fill price relative to the mid, beyond the slippage rate
-    delay: float | None  # mid at sending relative to the bar's close
-    price: float  # sum of spread and delay
+    delay: float | None  # mid price when the order was sent, relative to the bar's close
+    price: float  # spread plus delay
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Causes:
     fee: float = 0.0
     spread: float = 0.0  # fills with a known mid
     delay: float = 0.0  # fills with a known mid
-    spread_and_delay: float = 0.0  # fills without a mid, for which the two cannot be separated
+    spread_and_delay: float = 0.0  # fills without a mid price, for which spread and delay cannot be separated
     rounding: float = 0.0  # sent quantities minus sized quantities
     missed: float = 0.0  # unfilled orders, and fills of the simulator without an order
     path: float = 0.0  # the remainder
@@ -132,7 +132,7 @@ class Shortfall:
 
 @dataclass
 class DriftFold:
-    """Accumulator of the causes. Call `bar` once per bar for which both accounts are known."""
+    """Accumulator of the causes. Call `bar` once for each bar for which both accounts are known."""
 
     causes: Causes = Causes()
     n_missed: Counter[str] = field(default_factory=Counter)  # shortfalls, by reason
@@ -209,11 +209,11 @@ class DriftFold:
         return Causes(fee=d.fee or 0.0, spread=d.spread, delay=d.delay)
 
     def _trade_back(self, before: Held, now: Held, fills: Sequence[Fill], rates: Rates) -> float:
-        """Reduce the coins of both causes to the accounts' difference, because the rest has been traded back.
+        """Reduce the coins of both causes to the difference between the accounts; the rest has been traded back.
 
         Returns:
-            Cost of trading missed coins back that the simulator paid instead of the trader, in USD. Below 0 if the
-            trader paid.
+            Cost of trading the missed coins back, in USD, if the simulator paid it instead of the trader. Below 0 if
+            the trader paid it.
         """
         saved, simulated = 0.0, _simulated(before, now)
         for ticker in self._missed.keys() | self._rounding.keys():

@@ -63,7 +63,7 @@ class Feed(Protocol):
         ...
 
     def again(self, needs: Needs) -> Arrival:
-        """Return the last bar again for different needs."""
+        """Return the last bar again, for a deployment with different needs."""
         ...
 
     def next_close_s(self, after_s: int) -> int | None:
@@ -167,10 +167,11 @@ def needed_bars(needs: Needs) -> int:
 
 
 class BarStore:
-    """Store of the newest candles of the deployment's coins, which also computes their features.
+    """Keeps the most recent candles of the deployment's coins and computes their features.
 
-    If only some coins have a bar, the others were not traded, and their bars are filled by the rule and limit of
-    datasets. A bar that no coin has, or a longer absence of a coin, breaks the series.
+    If only some coins have a bar, the other coins were not traded. Their bars are filled by the same rule, and up to
+    the same limit, as in datasets. The series breaks if no coin has a bar, or if the bars of one coin are missing for
+    longer.
     """
 
     def __init__(self, needs: Needs, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> None:
@@ -245,7 +246,7 @@ class BarStore:
     def _stand_in_for_untraded(self, columns: dict[str, np.ndarray]) -> None:
         """Add up to `max_fill_bars` flat bars without volume to coins that have no bar at the end.
 
-        In a dataset, a later bar of the coin decides whether such a gap is filled. Live, that bar is not known yet.
+        In a dataset, such a gap is filled only if the coin has a later bar. In live trading, that bar is not known yet.
         """
         close = columns["close"]
         is_there = ~np.isnan(close)
@@ -262,7 +263,7 @@ class BarStore:
                 columns["volume"][row, a] = 0.0
 
     def window(self, last_open_s: int) -> Window:
-        """Return contiguous bars with features up to this open time, without bars whose features are incomplete.
+        """Return the contiguous bars up to this open time with their features. Leave out bars with incomplete features.
 
         If the newest bar has no features yet, the window contains only that bar, with features of zero.
         """
@@ -282,7 +283,7 @@ class BarStore:
 
 
 def _without_features(grid: BarGrid, n_features: int) -> Window:
-    """Return a window of only the newest bar. A coin without a price keeps its last price."""
+    """Return a window of only the newest bar. A coin with no price in that bar keeps its previous price."""
     close = grid.close.copy()
     for row in range(1, len(close)):
         close[row] = np.where(np.isnan(close[row]), close[row - 1], close[row])
@@ -291,7 +292,7 @@ def _without_features(grid: BarGrid, n_features: int) -> Window:
 
 
 def utc(seconds: float) -> datetime:
-    """Convert UTC seconds to a date-time."""
+    """Convert UTC seconds to a datetime."""
     return datetime.fromtimestamp(seconds, UTC)
 
 

@@ -1,4 +1,4 @@
-"""Kill switch, which cancels our orders and sells our coins, even if the policy, the feed or the disk has failed."""
+"""Kill switch that cancels our orders and sells our coins, even if the policy, the feed or the disk has failed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def flatten(desk: Desk, owned: Mapping[str, Decimal], prices: Mapping[str, float
         desk: sends and tracks the orders.
         owned: our coins by ticker.
         prices: last closes by ticker, only recorded; 0 if unknown.
-        why: part of the order ids; two flattenings within one second share the same orders.
+        why: part of the order ids. If the account is flattened twice within one second, both use the same orders.
 
     Raises:
         UnreachableError: if the venue does not respond.
@@ -135,7 +135,7 @@ def _cancelled(broker: Broker, order: Any) -> None:
     try:
         broker.cancel(order)
     except (RejectedError, UnreachableError, OutcomeUnknownError) as error:
-        log.warning("%s %s: could not be canceled: %s", order.side, order.symbol, error)
+        log.warning("could not cancel the %s order for %s: %s", order.side, order.symbol, error)
 
 
 def owned_by_journal(path: Path) -> tuple[dict[str, Decimal], tuple[str, ...]] | None:
@@ -165,10 +165,10 @@ def owned_by_orders(broker: Broker, tickers: Sequence[str], since_s: float = 0.0
 
 
 def flatten_until_sold(desk: Desk, owned: Mapping[str, Decimal], why: str, seconds: float) -> dict[str, Decimal]:
-    """Repeat the flattening until all coins are sold or the time is over, and return the remaining coins by ticker.
+    """Repeat the flattening until all coins are sold or time is up. Return the remaining coins by ticker.
 
     Raises:
-        UnreachableError: if the venue does not respond until the time is over.
+        UnreachableError: if the venue does not respond within the time limit.
     """
     end, sent = time.monotonic() + seconds, list[Tracked]()
     while True:

@@ -1,7 +1,7 @@
 """Append-only journal with one JSON object per line, synced to disk before the trader acts on it.
 
 Every line has a number and a checksum. An incomplete last line is removed. Any other damaged or missing line is an
-error, because the orders in it are unknown. Amounts at the venue are decimal strings.
+error, because it may have recorded orders. Amounts at the venue are decimal strings.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Journal:
 
         Args:
             path: path of the file, which is created if missing.
-            is_durable: True to sync every line to disk; not needed for a replay, whose venue ends with the process.
+            is_durable: True to sync every line to disk. A replay does not need this, because its venue ends with the
+                process.
 
         Raises:
             JournalError: if the journal is damaged.

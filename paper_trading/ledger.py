@@ -1,12 +1,12 @@
-"""Ledger of the trader's own cash and coins within the venue's account. Foreign cash and coins are never touched.
+"""Ledger of the trader's own cash and coins within the venue's account. The trader never uses foreign cash or coins.
 
 At every reconciliation, the venue's balances are authoritative, and our fills must explain them. Unexplained amounts
 are excluded from our share, and the trader stops buying until a person resolves the difference.
 
-The venue deducts its fee from the coins of a buy and the cash of a sale, or always from cash. The fee is the amount
-expected from the fills minus the amount that arrived. It is accepted up to `MOST_FEES` times the expected fee, or times
-the venue's highest known fee if that is larger. A fee that was not deducted with its fill may be deducted until the end
-of the next UTC day: missing amounts count as fees up to the unpaid total.
+The venue deducts its fee either from the coins of a buy and the cash of a sale, or always from cash. The fee is the
+amount expected from the fills minus the amount that arrived. It is accepted up to `MOST_FEES` times the expected fee,
+or times the venue's highest known fee if that is larger. A fee that was not deducted with its fill may be deducted
+until the end of the next UTC day: missing amounts are treated as fees, up to the unpaid total.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Our part and the foreign part of the account, in quote currency and coins."""
+    """Our part and the foreign part of the account: cash in quote currency, and coins."""
 
     cash: Decimal
     qty: Mapping[str, Decimal]  # by ticker
@@ -127,7 +127,7 @@ def explain(
         rates: expected fee rates.
         others: fills of foreign orders in any symbol that is paid for with our cash.
         now_s: current time, in UTC seconds.
-        is_part: True if only a part of the cash is ours, so that foreign orders first spend foreign cash.
+        is_part: True if only part of the cash is ours. Foreign orders then spend foreign cash first.
         may_be_late: True if missing amounts may be late fees of earlier fills.
     """
     before = _without_old(before, now_s)
@@ -179,7 +179,7 @@ class _Part:
     foreign: Decimal
     fee: Decimal  # our fee
     strange: Decimal = ZERO  # change without an order
-    taken: Decimal = ZERO  # our amount that foreign orders used
+    taken: Decimal = ZERO  # part of our amount that foreign orders used
 
 
 def _explain_coin(
@@ -242,7 +242,7 @@ def _unpaid(
 ) -> dict[str, dict[str, Decimal]]:  # fmt: skip
     """Return the unpaid fees by day after these payments, which pay the oldest fees first."""
     sold, bought = rates.most("sell") * _notional(fills, "sell"), rates.most("buy") * _notional(fills, "buy")
-    # A venue may also deduct fees of buys from cash: that share of them is paid.
+    # A venue may also deduct the fees of buys from cash. The deducted share of these fees is then paid.
     in_cash = min(max(fee_cash - rates.sell * _notional(fills, "sell"), ZERO) / bought, Decimal(1)) if bought else ZERO
     due = {ticker: rates.most("buy") * _qty(fills, ticker, "buy") * (1 - in_cash) for ticker in before.qty}
     paid = {**fee_qty, CASH: fee_cash - in_cash * bought}

@@ -40,7 +40,7 @@ class Listing:
         self.must_ask = True
 
     def ask(self) -> bool:
-        """Update the rules from the venue if an update is due, and return True if they were updated.
+        """Update the rules from the venue if an update is due. Return True if the rules were updated.
 
         Raises:
             UnreachableError: if the venue does not respond. The update stays due.
@@ -64,7 +64,7 @@ class Listing:
         return True
 
     def renew(self, is_new_day: bool) -> bool:
-        """Update the rules once a day, after a rejection and while a coin is closed; return True if updated."""
+        """Update the rules daily, after a rejection and while a coin cannot be traded. Return True if updated."""
         self.must_ask |= is_new_day or bool(self.closed)
         try:
             return self.ask()
@@ -82,7 +82,7 @@ class Listing:
 def check_coins(memory: Memory, deployment: Deployment, journal: Journal) -> None:
     """Adapt the restored state to the deployment's coins.
 
-    A checkpoint with other coins is discarded. Remainders of other coins that cannot be sold are marked as foreign.
+    A checkpoint with different coins is discarded. Remainders of other coins that cannot be sold are marked as foreign.
 
     Raises:
         UserError: if we still hold sellable coins that this deployment does not trade.

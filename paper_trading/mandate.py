@@ -34,7 +34,7 @@ class Mandate:
         self.state: State = memory.state
         self.why = memory.why
         self.counts_anew = memory.resumed
-        self.peak: float | None = None  # quote, since a person returned to ACTIVE; None: the account's own peak
+        self.peak: float | None = None  # quote, since a person returned it to ACTIVE; None: the account's own peak
         self.base = 1.0  # our equity / the simulator's equity at that moment
 
     def change(self, state: State, why: str) -> None:
@@ -56,7 +56,8 @@ class Mandate:
     def hold(self, bar_s: int, account: Account, simulated_equity: float, fees_spared: float) -> None:
         """Check the limits on drawdown and drift.
 
-        A venue may charge less than the expected fees, as paper venues do. The saved fees do not count as drift.
+        A venue may charge less than the expected fees, as paper venues do. The fees saved in this way are not treated
+        as drift.
         """
         beside, limits = (account.equity - max(fees_spared, 0.0)) / simulated_equity, self.limits
         if self.counts_anew:

@@ -1,4 +1,4 @@
-"""Lock, pid file and heartbeat, which ensure that only one trader uses an account on this machine.
+"""Lock, pid file and heartbeat, so that at most one trader uses an account on this machine.
 
 The lock is in the system's temporary folder and is named after the account, so that all checkouts share it. The kernel
 releases it when its holder ends for any reason.
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 PID_FILE, STATUS_FILE = "trader.pid", "status.json"
 HEARTBEAT_S = 10.0
-STALE_S = 60.0  # an older heartbeat means that the trader hangs
+STALE_S = 60.0  # if the heartbeat is older than this, the trader is considered hung
 STOP_WAIT_S = 45.0
 DONE, NO_TRADER = 0, 3  # exit codes
 
@@ -88,7 +88,7 @@ def trader_pid(folder: Path) -> int | None:
 
 
 def ask(folder: Path, number: signal.Signals, wait_s: float) -> bool | None:
-    """Signal the trader and wait for its end. Return True if it ended in time, or None without a trader."""
+    """Send the trader a signal and wait until it exits. Return True if it exited in time, or None if no trader runs."""
     pid = trader_pid(folder)
     if pid is None:
         return None
@@ -115,7 +115,7 @@ class Heartbeat:
         if not now and time.monotonic() - self._written_s < HEARTBEAT_S:
             return
         self._written_s = time.monotonic()
-        for path in self._locks:  # cleanup of the temporary folder may delete old files
+        for path in self._locks:  # automatic cleanup of the temporary folder may delete old files
             with suppress(OSError):
                 os.utime(path)
         stamp = datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="seconds")
@@ -144,7 +144,7 @@ def folders(trading: Path) -> list[Path]:
 
 
 def status(trading: Path) -> tuple[int, str]:
-    """Return the exit code and the text of --status: one line per running trader."""
+    """Return the exit code and the text of --status, which has one line per running trader."""
     running = [folder for folder in folders(trading) if trader_pid(folder) is not None]
     if not running:
         return NO_TRADER, f"no trader is running in {trading}"

@@ -49,7 +49,7 @@ class ReplayBroker:
         return self.fill(intent, float(intent.qty))
 
     def fill(self, intent: Intent, quantity: float) -> VenueOrder:
-        """Fill `quantity` coins of an order, which then is closed."""
+        """Fill `quantity` coins of an order and close the order."""
         known = self._orders.get(intent.order_id)
         if known is not None:
             raise RejectedError("client order id must be unique")
@@ -102,9 +102,9 @@ class FaultyBroker:
 
     Args:
         broker: the replay broker.
-        faults: members of TRADING_FAULTS. timeout: the order never arrives; lost-answer: the order arrives without a
-            response; 429: the order is rejected by the rate limit; partial: half of the order is filled; reject and
-            balance: the two meanings of Alpaca's error 40310000.
+        faults: members of TRADING_FAULTS. timeout: the order never arrives; lost-answer: the order arrives, but the
+            response is lost; 429: the order is rejected by the rate limit; partial: half of the order is filled; reject
+            and balance: the two meanings of Alpaca's error 40310000.
         seed: seed of the random faults.
     """
 

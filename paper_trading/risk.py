@@ -1,4 +1,4 @@
-"""Limits that every order is checked against before it is sent."""
+"""Limits against which every order is checked before it is sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Limits:
     max_drift: float = TRADING_LIMITS["max-drift"][0]
 
     def __post_init__(self) -> None:
-        """Raise UserError for a limit that is not above 0."""
+        """Raise UserError if a limit is not above 0."""
         for name, value in asdict(self).items():
             if not value > 0:
                 raise UserError(f"--{name.replace('_', '-')} must be above 0; received {value}")

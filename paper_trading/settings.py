@@ -16,9 +16,9 @@ class Settings:
     """Settings of a trader.
 
     Attributes:
-        limits: limits that every order is checked against.
+        limits: limits against which every order is checked.
         latest_s: maximum delay of a bar in seconds; later bars are not traded. None for a replay.
-        capital: cash to trade with, in quote currency; None uses all cash of the account.
+        capital: cash to trade with, in quote currency; None uses all the account's cash.
         sends_at_once: True to send orders at the bar of the decision; the simulator sends them at the next bar.
         n_steps: number of bars of a replay, used only by `observe_account`.
     """

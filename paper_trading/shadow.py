@@ -1,7 +1,7 @@
-"""The simulator's account on the same bars, which is the reference for the trader's account.
+"""The simulator's account on the same bars, the reference for the trader's account.
 
-The simulated account uses its own observations and fills at every close, as in training. A trader without missed
-orders and with exactly the expected costs has the same account.
+The simulated account uses its own observations and fills at every close, as in training. A trader that misses no orders
+and pays exactly the expected costs has the same account.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trading request, the deployment that fits it, and the venue with its bars."""
+"""The trading request, the matching deployment, and the venue with its bars."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")  # test servers without encryption
 
 
 def check_addresses(paper_url: str, live_url: str | None) -> None:
-    """Check that the URLs cannot send paper orders to a live account, or API keys to a foreign server.
+    """Check that the URLs send neither paper orders to a live account nor API keys to a foreign server.
 
     Raises:
         UserError: if a URL is not allowed.

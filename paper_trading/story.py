@@ -1,4 +1,4 @@
-"""Journal reader, which combines all events in file order into one `Story` for display.
+"""Journal reader that combines all events, in file order, into one `Story` for display.
 
 `Reader` reads only the new lines of a growing file. A story contains only what the journal records. Missing values
 stay None and are displayed as "unknown".
@@ -143,7 +143,7 @@ class _Account:
 
 @dataclass(frozen=True)
 class Note:
-    """Text of an event. `at_s` is the close of the event's bar or the last bar, or else the event's time."""
+    """Text of an event. `at_s` is the close of the event's bar, else of the last bar, else the event's time."""
 
     at_s: float
     text: str
@@ -168,7 +168,7 @@ class Curves:
 
 @dataclass
 class Story:
-    """Everything since the last start that did not resume an earlier run."""
+    """All events since the last start that did not resume an earlier run."""
 
     start: Start | None = None  # the latest
     deployment: str | None = None

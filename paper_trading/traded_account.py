@@ -1,4 +1,4 @@
-"""The simulator's account with orders filled by a venue.
+"""The simulator's account, with its orders filled by a venue.
 
 `TradedAccount` is a subclass of `environment_Alpaca.CryptoEnvAlpaca`. Stops, order sizing, rounding, minimum orders,
 the position cap, the scaling of buys, valuation and observation are methods of that class. Only the fills differ. A
@@ -23,7 +23,7 @@ from market.venues import OrderRule
 from paper_trading.broker import Side, Why
 
 Array = np.ndarray
-NO_END = 2**62  # last bar of an account without an end
+NO_END = 2**62  # last bar of an endless account
 
 
 @dataclass(frozen=True)

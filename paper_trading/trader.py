@@ -1,4 +1,4 @@
-"""The trader, which processes every bar in the same order.
+"""The trader. It processes every bar in the same order.
 
     1. switch to a new deployment, if there is one
     2. reconcile the account
@@ -98,7 +98,7 @@ class Trader:
             has_traded = True
 
     def begin(self) -> bool:
-        """Process the newest closed bar and return True if it was new and in time, and was therefore traded.
+        """Process the newest closed bar. Return True if the bar was new and on time, and was therefore traded.
 
         The method waits until the venue responds. After a restart, the account continues from its checkpoint.
         """
@@ -217,7 +217,7 @@ class Trader:
         return self.books.ledger
 
     def reconcile(self, bar_s: int) -> bool:
-        """Reconcile the account and return True if the venue responded. Unexplained changes lead to REDUCING."""
+        """Reconcile the account and return True if the venue responded. Unexplained changes set it to REDUCING."""
         try:
             found = self.books.reconcile(bar_s)
         except UnreachableError as error:

@@ -84,7 +84,7 @@ def _remember_account(memory: Memory, event: Event) -> None:
         paid = value_of_fees(event, memory.checkpoint["prices"])
         memory.fees += paid
         memory.fees_spared += float(event.get("fee_expected", paid)) - paid
-    if not event["explained"] and memory.state == "ACTIVE":  # a kill may have prevented the state event
+    if not event["explained"] and memory.state == "ACTIVE":  # killed before it wrote the state event
         memory.state, memory.why = "REDUCING", f"the account is not explained: {'; '.join(event['notes'])}"
 
 

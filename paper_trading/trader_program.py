@@ -43,7 +43,7 @@ WritePage = Callable[[Path, date | None], Path]
 
 def trade(request: Request, write_page: WritePage | None = None) -> int:
     """Run the trader and return its exit code. `write_page` writes the page of a day, or of the last bar for None."""
-    # A flatten signal before the account exists, or after its end, must not end the process.
+    # A flatten signal must not terminate the process before the account exists or after trading has ended.
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         with Interruption() as interruption:
@@ -213,7 +213,7 @@ class Program:
         return f"the file {folder / HALT_FILE} exists" if (folder / HALT_FILE).exists() else None
 
     def _tell(self, text: str) -> None:
-        """Write the heartbeat immediately and run the alert command with this line in the background."""
+        """Write the heartbeat immediately, and run the alert command with this line in the background."""
         self._beat(now=True)
         if self.request.alert_command is not None:
             command = [*shlex.split(self.request.alert_command), text]
@@ -273,7 +273,7 @@ def _name_or_none(deployments: Path) -> str | None:
 
 
 def _journal_path(folder: Path, is_replay: bool, adopts: bool) -> Path:
-    """Return the path of the journal. A replay, and --adopt with a damaged journal, begin a new one."""
+    """Return the path of the journal. A replay begins a new journal, as does --adopt if the journal is damaged."""
     path = folder / FILE
     if is_replay and path.exists():
         path.replace(folder / PREVIOUS)

@@ -12,8 +12,8 @@ from drl_agents.agents.AgentPPO import AgentPPO, Samples
 class AgentA2C(AgentPPO, StockAgentA2C):
     """Plain policy gradient without ratio or clipping.
 
-    Only the first pass over a rollout is on-policy, so A2C proper has `repeat_times` 1. As in elegantrl, a larger value
-    takes more passes, and `target_kl` can stop them.
+    Only the first pass over a rollout is on-policy, so standard A2C has `repeat_times` 1. As in elegantrl, a larger
+    value makes more passes, and `target_kl` can end them early.
     """
 
     def _policy_loss(self, logprob: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor]:

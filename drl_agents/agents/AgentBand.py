@@ -29,7 +29,7 @@ from drl_agents.agents.bar_features import BarFeatures
 from drl_agents.host_copies import HOST
 from drl_agents.policy import band_edges
 
-SMALLEST_VOLATILITY = 1e-9  # volatility per bar below which a market counts as flat
+SMALLEST_VOLATILITY = 1e-9  # volatility per bar below which a market is considered flat
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class BandStats:
 
     objective: float  # mean reward per account-bar
     touched: float  # share of steps and coins at which the weight was outside its band
-    dropped: float  # share of these without a fill
+    dropped: float  # share of the touched edges without a fill
     gradient_norm: float  # before clipping
     learning_rate: float
 
@@ -89,7 +89,7 @@ class AgentBand(AgentBase):
         self.record: BandRollout | None = None
         self.masks: list[Tensor] | None = None
         self.last_update: BandStats | None = None
-        self.compiles = True  # False: the plain loop, with bitwise equal results
+        self.compiles = True  # False: the plain loop, with bit-identical results
         self.as_if_filled = True  # gradient of a dropped order's edge; benchmarks/band_choices.py compares both
         self.loop: Any = None
 
@@ -163,7 +163,7 @@ class AgentBand(AgentBase):
         """Trade `horizon_len` bars with one account and return the same tensors as `explore_vec_env`.
 
         NumPy observations stay on the host during exploration, and the record then moves to this agent's device. An
-        environment with autoreset uses tensors and counts as a batch of one.
+        environment with autoreset uses tensors and is treated as a batch of one.
         """
         if getattr(env, "autoreset", False):
             return self.explore_vec_env(env, horizon_len, if_random)
@@ -190,10 +190,10 @@ class AgentBand(AgentBase):
         assert self.market is not None
         assert self.table is not None
         if not self.market.is_of(env):
-            raise ValueError("the environment trades another market: call prepare_for with it first")
+            raise ValueError("the environment trades a different market: call prepare_for with it first")
         if env.params is not self.env_params and env.params != self.env_params:
-            raise ValueError(f"the environment has other settings, {_differences(env.params, self.env_params)}: call "
-                             "prepare_for with it first")  # fmt: skip
+            raise ValueError(f"the environment has different settings, {_differences(env.params, self.env_params)}: "
+                             "call prepare_for with it first")  # fmt: skip
         shape = (horizon_len, self.num_envs, self.action_dim)
         if self.record is None or self.record.shape != shape or self.record.action.device != device:
             self.record = BandRollout.allocate(*shape, device)
@@ -209,7 +209,7 @@ class AgentBand(AgentBase):
         return record.bar, record.action, record.filled, record.reward, (~record.done).float()
 
     def _compiled_loop(self, env: Any) -> Any:
-        """Return the compiled loop over bars of the environment, or None if its step has none."""
+        """Return the environment's compiled loop over bars, or None if its step has no such loop."""
         kernel = getattr(getattr(env, "_fast", None), "kernel", None)
         if kernel is None or not self.compiles:
             return None
@@ -257,7 +257,7 @@ class AgentBand(AgentBase):
         learning_rate = self.scheduled_learning_rate()
         norm = self._descend(torch.cat((gradient.lo, gradient.hi), dim=1) * self._unit(), learning_rate)
         self.gradient_steps += 1
-        # With edges that are not finite no account trades, and an account without trades has finite rewards.
+        # If the edges are not finite, no account trades, and an account that does not trade has finite rewards.
         assert self.table is not None
         objective = torch.where(self.table.edges.isfinite().all(), record.reward.double().mean(), torch.nan)
         seen = (objective, gradient.touched, gradient.dropped)
@@ -294,7 +294,7 @@ class AgentBand(AgentBase):
     def _descend(self, by_bar: Tensor, learning_rate: float) -> float:
         """Take one step along the edges' gradient (T, 2 A) and return the norm of the weights' gradient.
 
-        In most bars no position moves. Therefore the network runs again, with gradients, only on bars with a touched
+        In most bars, no position changes. The network therefore runs again, with gradients, only on bars with a touched
         edge.
         """
         moved = by_bar.ne(0.0).any(1).nonzero()[:, 0]

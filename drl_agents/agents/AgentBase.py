@@ -71,7 +71,7 @@ class AgentBase(StockAgentBase):
         self.forward: Forward | None = None  # the actor's forward pass during exploration
         self.forward_memory: tuple[object, ...] = ()
         self.env_action = torch.empty(0)
-        # None without a GPU; tests may pass any class that records and replays.
+        # None without a GPU; tests may pass any class that can record and replay.
         on_gpu = self.device.type == "cuda"
         self.graphs = StepGraphs(functools.partial(CudaGraph, self.device)) if on_gpu else None
         self.rollout: Rollout | None = None
@@ -100,7 +100,7 @@ class AgentBase(StockAgentBase):
         The tensors are this agent's storage and are valid until its next exploration.
         """
         if self.bars is not None and env.market.windows.data_ptr() != self.bars.windows.data_ptr():
-            raise ValueError("the environment shows another market's bars: call observe_bars with its features first")
+            raise ValueError("the environment shows bars of a different market: call observe_bars with its features")
         rollout = self._storage(horizon_len)
         is_graphed = self.graphs is not None and not if_random and getattr(env, "is_capturable", False)
 
@@ -227,13 +227,13 @@ class AgentBase(StockAgentBase):
         """Return the learning rate of the current update: constant, or decreasing linearly over `break_step`.
 
         The rate depends on the steps taken before the current rollout: the first of K updates uses the full rate, the
-        last one 1/K of it. elegantrl's own loop makes one update beyond `break_step`, whose rate is 0.
+        last one 1/K of it. elegantrl's own loop makes one update beyond `break_step`, with a rate of 0.
         """
         if self.lr_schedule == "constant" or self.schedule_steps == float("inf"):
             return self.learning_rate
         return self.learning_rate * max(0.0, 1.0 - self.rollout_start / self.schedule_steps)
 
-    # --- keeping ----------------------------------------------------------------------------------------------------
+    # --- saving ----------------------------------------------------------------------------------------------------
 
     def policy(self) -> Policy:
         """Return a detached copy of the deterministic policy on the CPU."""

@@ -36,7 +36,7 @@ CPU_CHUNK_ROWS, GPU_CHUNK_ROWS = 1 << 11, 1 << 16  # rows per critic call
 class PPOSettings:
     """Settings that PPO reads from elegantrl's Config, with elegantrl's names where they exist.
 
-    `repeat_times` is the number of epochs, that is, of passes over a rollout. The number of gradient steps is therefore
+    `repeat_times` is the number of epochs, which are passes over a rollout. The number of gradient steps is therefore
     proportional to `horizon_len * num_envs`.
     """
 
@@ -140,7 +140,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         self.compiled_loss: Any = None
         self.rooms: dict[str, Tensor] = {}
         self.way = ""  # a key of WAYS, selected at the first update
-        # Manual gradients are not measured on a GPU yet, so a GPU uses autograd.
+        # Manual gradients have not been measured on a GPU yet, so a GPU uses autograd.
         if self.ppo.gradients == "by_hand" or (self.ppo.gradients == "auto" and self.device.type == "cpu"):
             self.flat = FlatAdam(self.optimizer, self.trained_parameters)
             self.by_hand = NetGradient(self.act.net, self.flat), NetGradient(self.cri.net, self.flat)
@@ -295,7 +295,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         """Return values (H, N) of states, (N,) of the last states, (H, N) of truncated states, and the truncation mask.
 
         `inputs` are the states as returned by `_sample_rows`, if available. Truncation is read from this agent's
-        storage; in any other buffer all ends are terminal.
+        storage. In any other buffer, every episode end is terminal.
         """
         if inputs is not None and self.bars is None and self.works_by_hand:
             values = torch.cat([self._value_of_inputs(part) for part in inputs.split(CPU_CHUNK_ROWS)]).view(done.shape)
@@ -307,7 +307,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
         if self.rollout is not None and self.rollout.states.data_ptr() == states.data_ptr():
             truncated = self.rollout.truncated
             # Synchronizes with the device once per update, before its gradient steps are queued. Evaluating all of
-            # final_states would avoid this, but needs another pass over as many states as the rollout has.
+            # final_states would avoid this, but would need an extra pass over as many states as the rollout has.
             rows = truncated.nonzero(as_tuple=True)
             final_values[rows] = self._value_of(self.rollout.final_states[rows])
         return values, last_value, final_values, truncated
@@ -380,7 +380,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
             return
         is_first = self.value_norm.count == 0
         self.value_norm.update(returns.reshape(-1, 1))
-        # For an untrained critic, predicting the first mean is better than keeping its random predictions.
+        # An untrained critic predicts better by returning the first mean than by keeping its random predictions.
         adopt = self.cri.set_value_norm if is_first else self.cri.rescale_values
         adopt(self.value_norm.mean.float(), self.value_norm.std().float())
 
@@ -478,7 +478,7 @@ class AgentPPO(AgentBase, StockAgentPPO):
     def load_extra_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore the state that `extra_tensors` returned.
 
-        States of earlier versions lack `products`, or contain an implementation that no longer exists.
+        States saved by earlier versions lack `products`, or name an implementation that no longer exists.
         """
         number = int(tensors.pop("products", torch.tensor(-1)))
         kept = next((way for way, known in WAYS.items() if known == number), "")

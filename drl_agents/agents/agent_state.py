@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from drl_agents.agents.AgentBase import AgentBase
 
 NETWORKS = ("act", "act_target", "cri", "cri_target")
-SINCE_LATER = ("extra.products",)  # missing in states of earlier versions
+SINCE_LATER = ("extra.products",)  # missing from states saved by earlier versions
 COUNTERS = ("time_steps", "rollout_start", "gradient_steps")
 
 
@@ -49,7 +49,7 @@ def load_agent_state(agent: AgentBase, path: str | Path) -> None:
     name, stored = _read(path, agent.device)
     own_name = type(agent).__name__
     if name != own_name:
-        raise AgentStateError(f"{path} belongs to another agent: it is of {name}, expected {own_name}")
+        raise AgentStateError(f"{path} belongs to a different agent: {name}, expected {own_name}")
     restore_agent(agent, stored, path)
 
 
@@ -61,7 +61,7 @@ def restore_agent(agent: AgentBase, stored: dict[str, Tensor], path: str | Path)
     if different:
         key = different[0]
         raise AgentStateError(
-            f"{path} belongs to another agent: {key} is {found.get(key)}, expected {expected.get(key)}"
+            f"{path} belongs to a different agent: {key} is {found.get(key)}, expected {expected.get(key)}"
         )
     for key, value in stored.items():
         _check_values(path, key, value)
@@ -76,7 +76,7 @@ def _read(path: str | Path, device: torch.device) -> tuple[str | None, dict[str,
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
             return (file.metadata() or {}).get("agent"), tensors
     except (SafetensorError, OSError) as error:
-        raise AgentStateError(f"{path} is not a whole agent state file: {error}") from error
+        raise AgentStateError(f"{path} is not a complete agent state file: {error}") from error
 
 
 def _expected(agent: AgentBase, stored: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -2,7 +2,7 @@
 
 The band agent clamps every held weight to its band, ``target = clamp(weight, lo, hi)``, and orders the difference:
 ``action = target - weight``. Prices do not react to orders, so the account is a known function of `lo` and `hi`, and so
-is its derivative. This module traverses a recorded rollout backwards, from the last bar to the first.
+is its derivative. This module traverses a recorded rollout backward, from the last bar to the first.
 
 It differentiates the whole bar of docs/simulator.md: the order is chosen at bar t and sized with the equity of bar
 t + 1, followed by the position cap, sells, proportional buys within the budget, valuation and reward. docs/band.md has
@@ -31,7 +31,7 @@ from drl_agents.policy import BAND_NEEDS
 TARGET_WEIGHT = 0.40  # these three equal the simulator's; a test compares them
 EQUITY_FLOOR = 1e-6
 INCREMENT_SLACK = 1e-9
-DUST = 1e-9  # fraction of initial capital; smaller cash amounts are rounding errors
+DUST = 1e-9  # fraction of the initial capital; smaller cash amounts are rounding errors
 BACKENDS = {
     "numba": "drl_agents.agents.band_gradient_cpu", "torch": "drl_agents.agents.band_gradient_torch",
     "triton": "drl_agents.agents.band_gradient_gpu",
@@ -68,7 +68,7 @@ class BandGradient:
     lo: Tensor  # of the shape and dtype of the record's `lo`, objective per unit of weight; by bar: summed over
     hi: Tensor  # the steps and accounts at that bar
     touched: Tensor  # () float64, share of steps and coins at which the weight was outside its band
-    dropped: Tensor  # () float64, share of the touches without a fill; 0 without touches
+    dropped: Tensor  # () float64, share of the touched edges without a fill; 0 if none was touched
 
 
 class StepParams(Protocol):
@@ -129,7 +129,7 @@ def rules_of(params: StepParams, cost_factor: float = 1.0) -> StepRules:
         cost_factor: scale of fees and slippage during the rollout, as `env.cost_factor`.
 
     Raises:
-        ValueError: If a setting leads to an account that this module does not differentiate.
+        ValueError: If a setting leads to an account that this module cannot differentiate.
     """
     for name, needed in NEEDED.items():
         if (value := getattr(params, name)) != needed:
@@ -155,7 +155,7 @@ def rules_of(params: StepParams, cost_factor: float = 1.0) -> StepRules:
         target_weight=TARGET_WEIGHT,
         increment_slack=INCREMENT_SLACK,
     )
-    return StepRules(*map(float, rules))  # integers would cause another compilation
+    return StepRules(*map(float, rules))  # integers would cause a second compilation
 
 
 def band_gradient(
@@ -164,8 +164,8 @@ def band_gradient(
 ) -> BandGradient:  # fmt: skip
     """Return the gradient of the undiscounted sum of recorded rewards with respect to both edges.
 
-    The last bar of the rollout is marked to market at its close. Later gains and costs count as 0, unless
-    `final_equity` is given. The gradient stops at the end of an episode.
+    Positions open at the end of the rollout are marked to market at the last close. Gains and costs after that are not
+    included, unless `final_equity` is given. The gradient stops at the end of an episode.
 
     Args:
         record: the recorded rollout.
@@ -175,8 +175,8 @@ def band_gradient(
             gradient of a venue without minimum order and lot size, at the recorded account ("straight-through"). This
             includes targets that were too small to hold and were closed by the action -1. If False, dropped orders and
             quantities rounded to the lot size have no gradient.
-        mean_return: (A,) mean return per bar that is subtracted from the objective: every bar counts its growth minus
-            ``growth_weight * norm_reward * sum_i weight_i * mean_return_i``, with the weights held over that bar.
+        mean_return: (A,) mean return per bar that is subtracted from the objective: every bar contributes its growth
+            minus ``growth_weight * norm_reward * sum_i weight_i * mean_return_i``, with the weights held over that bar.
         final_equity: (N,) derivative of the value after the rollout with respect to the equity after its last step, per
             unit of quote currency; None means 0. Use 0 for an account whose episode ended with the last step.
         backend: "numba", "torch" or "triton". None selects numba for a record on the CPU, triton for one on a GPU, and

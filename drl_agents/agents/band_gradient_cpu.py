@@ -367,7 +367,7 @@ def forget(i: int, s: Room) -> None:
 
 
 def sweep_of(version: int) -> Any:
-    """Return the compiled sweep, cached on disk by version if a folder is writable."""
+    """Return the compiled sweep. If a cache folder is writable, the sweep is cached on disk by version."""
 
     def sweep_block(
         first: int, n_accounts: int, t: Tape, s: Room, r: StepRules, as_if_filled: bool, d_equity: Array, d_lo: Array,
@@ -389,7 +389,7 @@ def sweep_of(version: int) -> Any:
     return cached(sweep_block, nogil=True, error_model="numpy")
 
 
-# numba checks one file for changes; the field order of StepRules is in another file.
+# numba checks one file for changes, but the field order of StepRules is in a different file.
 sweep_block = sweep_of(sources(__file__, band_gradient.__file__))
 
 

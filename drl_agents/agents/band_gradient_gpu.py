@@ -1,7 +1,7 @@
 """Gradient of the band as two Triton kernels that loop over the bars (NVIDIA and AMD GPUs); see band_gradient.py.
 
 Phases and names match band_gradient_torch.py, which launches about a hundred small kernels per bar. Here one program
-takes `BLOCK` accounts through all bars: once forwards to sum the recorded fills, then backwards.
+takes `BLOCK` accounts through all bars: first forward to sum the recorded fills, then backward.
 """
 
 # Compiled functions are Python only in syntax, so type checkers cannot infer their types.

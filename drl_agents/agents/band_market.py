@@ -1,7 +1,7 @@
 """Environment data that the band agent needs: training bars, prices, account rules, smallest orders.
 
-The agent backpropagates through the account, so it must know the account's rules. An environment with unsupported
-rules, or one that does not report fills, is rejected with a message that names the cause.
+The agent backpropagates through the account, so it must know the account's rules. An environment that has unsupported
+rules or does not report fills is rejected with a message that names the cause.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class BandMarket:
     def returns(self) -> tuple[Tensor, Tensor]:
         """Return the mean simple return of each coin (A,) between successive bars, and one volatility of all coins.
 
-        Bars where a coin has no price, before or after, do not count in its mean.
+        A bar is left out of a coin's mean if the coin has no price in it or in the next bar.
         """
         parts = []
         for a, b in self.segments:
@@ -133,7 +133,7 @@ class BandMarket:
         """Return the weights (A,) of the smallest orders for an account with its initial capital.
 
         The weight is the larger of the smallest notional and the smallest quantity at the coin's mean training price.
-        An account that has grown may trade smaller weights; closing them early costs it nothing. An account that has
+        An account that has grown could trade smaller weights; closing them early costs it nothing. An account that has
         lost most of its capital may have a target above this weight but below the smallest order. It then repeats the
         order in every bar, and nothing fills. A relative observation does not contain the equity, so the policy cannot
         detect this.

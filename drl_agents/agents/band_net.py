@@ -14,7 +14,7 @@ from drl_agents.policy import Layers, Policy, action_into_band, band_edges, mlp,
 
 LAST_GAIN = 0.1
 LEAST_SLOPE = 0.05
-LARGEST_LOGIT = 8.0  # 0.03 % of the account, less than the smallest order
+LARGEST_LOGIT = 8.0  # 0.03 % of the account's equity, less than the smallest order
 FIRST_LO, FIRST_WIDTH = 0.5, 0.05  # initial bands: sum of lower edges; width as a share of the rest
 
 

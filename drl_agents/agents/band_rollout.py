@@ -1,4 +1,4 @@
-"""Rollout record of the band agent, and the loops that fill it from an environment."""
+"""The band agent's rollout record, and the loops that fill it from an environment."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from drl_agents.host_copies import HOST
 from drl_agents.policy import action_into_band
 
 Project = Callable[[Tensor], Tensor]  # bars (U,) -> lower and upper edges (U, 2 A)
-CHUNK_BARS = 1 << 12  # most bars per network call: their activations fit a cache
-FEWEST_BARS = 16  # fewest bars per network call
+CHUNK_BARS = 1 << 12  # maximum number of bars per network call, so that their activations fit in the cache
+FEWEST_BARS = 16  # minimum number of bars per network call
 BOOK = ("cash", "qty", "peak", "max_drawdown")
 
 
 @dataclass
 class BandRollout:
-    """H steps of N accounts; it stores what the accounts did, and observations follow from the bars.
+    """H steps of N accounts. It stores what the accounts did; their observations can be derived from the bars.
 
     Attributes:
         bar: (H, N) int64, the bar at which the action was chosen; it filled at the next bar.
@@ -67,7 +67,7 @@ class BandRollout:
         self.cost_factor = float(env.cost_factor)
 
     def to(self, device: torch.device) -> BandRollout:
-        """Return the rollout on another device."""
+        """Return the rollout on a different device."""
         book = {name: value.to(device) for name, value in self.book.items()}
         return BandRollout(
             self.bar.to(device), self.action.to(device), self.filled.to(device), self.reward.to(device),
@@ -114,7 +114,7 @@ class EdgeTable:
 
     def _fill(self, bars: Tensor) -> None:
         for part in bars.split(CHUNK_BARS):
-            # Products of few rows sum in another order, and the loops request different subsets.
+            # Matrix products of few rows sum in a different order, and the loops request different subsets of bars.
             n_missing = FEWEST_BARS - len(part)
             padded = torch.cat((part, part[-1:].expand(n_missing))) if len(part) > 0 and n_missing > 0 else part
             self.edges[part] = self.project(padded)[: len(part)]
@@ -193,7 +193,7 @@ def explore_one_account(
 def explore_compiled(
     loop: Any, env: Any, state: Tensor, rollout: BandRollout, table: EdgeTable, least_weight: Tensor
 ) -> Tensor:
-    """Fill `rollout` with the compiled loop over the environment's step, bitwise equal to `explore_accounts`.
+    """Fill `rollout` with the compiled loop over the environment's step, bit-identical to `explore_accounts`.
 
     A block of accounts that reaches a bar without edges waits there until the edges are filled in.
 

@@ -1,8 +1,8 @@
-"""Compact observations that contain a bar index instead of features, expanded or projected when needed.
+"""Compact observations that contain a bar index instead of features, and are expanded or projected when needed.
 
-All accounts at a bar share its features, so a rollout of bar indices saves the width of a lookback. The first layer
-computes the features' part of its product once per bar instead of once per account. Networks keep full weights (W, S)
-and normalizers (S,), so a saved policy is the same for both kinds of observations.
+All accounts at a bar share its features, so a rollout that stores bar indices saves the memory of the lookback windows.
+The first layer computes the features' part of its product once per bar instead of once per account. Networks keep full
+weights (W, S) and normalizers (S,), so a saved policy is the same for both kinds of observations.
 
     full (S):     account | features of L bars | extras
     compact (C):  account | extras | bar
@@ -63,7 +63,7 @@ class BarFeatures:
 
 @dataclass(frozen=True)
 class SharedBars:
-    """Normalized observations (B, S) in parts: B accounts at U bars, with U < B, otherwise full rows are cheaper."""
+    """Normalized observations (B, S) in parts: B accounts at U bars, with U < B. Otherwise, full rows are cheaper."""
 
     account: Tensor  # (B, C - 1)
     features: Tensor  # (U, L * F)

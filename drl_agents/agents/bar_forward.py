@@ -30,8 +30,8 @@ class ExpandedForward(PolicyForward):
 class ProjectedForward:
     """Forward pass that computes the first layer's product with the features for many bars at once, on the CPU.
 
-    Accounts advance one bar per step, so the bars of the next K steps are known and are projected together. An account
-    that starts an episode elsewhere is at a bar outside this range. Such bars are projected when they occur.
+    Accounts advance one bar per step, so the bars of the next K steps are known and are projected together. If an
+    account starts an episode elsewhere, its bar is outside this range. Such bars are projected when they occur.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ProjectedForward:
         self.offsets = torch.arange(self.steps_ahead)[:, None]  # (K, 1)
         self.slot = torch.full((bars.last_bar + 1,), -1, dtype=torch.int64)  # bar -> row of the table
         width = layers[0][0].shape[0]
-        # A projection is replaced when its steps are used up; until then every step may add N unforeseen bars.
+        # A projection is replaced after its last step; until then, every step may add N unforeseen bars.
         self.table = torch.empty((self.steps_ahead * 2 * n_rows, width), device=device)
         self.hidden = torch.empty((n_rows, width), device=device)
         self.account = torch.empty((n_rows, bars.compact_dim(len(average)) - 1), device=device)

@@ -90,7 +90,7 @@ class NetGradient:
         """Write gradients into `flat`, which holds the parameters of `net`.
 
         Raises:
-            ValueError: If the network has other layers.
+            ValueError: If the network has layers of a different kind.
         """
         kinds = [type(module) for module in net]
         if len(kinds) < 3 or kinds != [nn.Linear, nn.ReLU] * (len(kinds) // 2) + [nn.Linear]:

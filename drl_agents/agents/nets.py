@@ -147,7 +147,7 @@ class CriticPPO(NormBuffers, StockCriticPPO):
     value_avg: Tensor
     value_std: Tensor
     net: nn.Sequential
-    # A random guess on another scale than the rewards would distort the first returns.
+    # A random guess on a different scale from the rewards would distort the first returns.
     nets_small_at_first = ("net",)
 
     def normalize_value(self, value: Tensor) -> Tensor:

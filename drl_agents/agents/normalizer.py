@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-# A column counts as constant if it varies by less than float32 can resolve around its mean. The MACD of a coin priced
-# at 1e-5 dollars varies by 1e-9 around 0, so the absolute floor is far below that.
+# A column is treated as constant if it varies by less than float32 can resolve around its mean. The MACD of a coin
+# priced at 1e-5 dollars varies by 1e-9 around 0, so the absolute floor is far below that.
 RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-6, 1e-18
 CHUNK_ROWS = 1 << 10  # rows converted to float64 at once
 

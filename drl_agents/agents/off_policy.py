@@ -16,7 +16,7 @@ from drl_agents.agents.nets import Critic, CriticTwin
 from drl_agents.agents.replay import Replay
 from drl_agents.agents.rollout import Rollout
 
-ROUNDING_SLACK = 1e-9  # tolerance of owed steps, so that ten samples at a rate of 0.1 are one step
+ROUNDING_SLACK = 1e-9  # rounding tolerance, so that ten samples at a rate of 0.1 make one step
 
 
 class OffPolicyAgent(AgentBase):

@@ -1,7 +1,8 @@
 """Selection of the fastest matrix product, timed once per machine and size and then cached.
 
-torch's BLAS and oneDNN sum in different orders, so the choice changes results bitwise. It is stored once in the user's
-cache folder, so that all processes of a machine choose the same product. An agent's saved state also contains it.
+torch's BLAS and oneDNN sum in different orders, so results with different products are not bit-identical. The choice is
+stored once in the user's cache folder, so that all processes on a machine use the same product. An agent's saved state
+also contains it.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _read(path: Path, ways: Mapping[str, object]) -> str | None:
 
 
 def _kept(path: Path, name: str, ways: Mapping[str, object]) -> str:
-    """Store the choice and return the stored one, which may be that of an earlier process."""
+    """Store the choice and return the stored choice, which may be from an earlier process."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and _read(path, ways) is None:

@@ -11,8 +11,8 @@ from drl_agents.agents.rollout import Rollout
 class Replay:
     """Ring buffer of the latest transitions, each with its own successor.
 
-    elegantrl's buffer uses the next row as the successor. With autoreset, that row may belong to another episode. At
-    the seam of the ring it is the oldest state, and the end of a window counts as terminal. This buffer stores
+    elegantrl's buffer uses the next row as the successor. With autoreset, that row may belong to a different episode.
+    At the seam of the ring, it is the oldest state. The end of a window is also treated as terminal. This buffer stores
     successor and terminal flag, so every row can be sampled.
 
     Args:
@@ -27,7 +27,7 @@ class Replay:
         self.next_states = torch.empty((n_rows, n_envs, state_dim), device=device)
         self.actions = torch.empty((n_rows, n_envs, action_dim), device=device)
         self.rewards = torch.empty((n_rows, n_envs), device=device)
-        self.continues = torch.empty((n_rows, n_envs), device=device)  # 0 after a terminal, else 1
+        self.continues = torch.empty((n_rows, n_envs), device=device)  # 0 after a terminal step, otherwise 1
         self.cursor = self.filled = 0  # rows
 
     def __len__(self) -> int:

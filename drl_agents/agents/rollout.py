@@ -44,7 +44,7 @@ class RolloutStep:
     def is_worth_asking(self) -> bool:
         """Return True if checking for ended episodes is cheaper than copying every last observation.
 
-        This is the case for large batches on the CPU.
+        It is cheaper for large batches on the CPU.
         """
         return self.final_state.device.type == "cpu" and self.final_state.numel() >= LEAST_ASKED
 
@@ -57,8 +57,8 @@ class RolloutStep:
 class Rollout:
     """H steps of N environments; allocated once and overwritten by each exploration.
 
-    All floats share one buffer and all flags another, so a rollout collected on the host reaches a GPU in two
-    transfers.
+    All floats share one buffer, and all flags share a second one, so a rollout collected on the host reaches a GPU in
+    two transfers.
     """
 
     def __init__(

@@ -35,9 +35,9 @@ class CudaGraph:
         self.device, self.graph = device, torch.cuda.CUDAGraph()
 
     def capture(self, work: Callable[[], None]) -> None:
-        """Record the launches of `work` on a stream of its device.
+        """Record the kernels that `work` launches, on a stream of this graph's device.
 
-        Torch's default capture stream may be on another device.
+        Torch's default capture stream may be on a different device.
         """
         with torch.cuda.device(self.device):
             stream = torch.cuda.Stream(self.device)
@@ -53,8 +53,8 @@ class StepGraphs:
     """Graphs of one rollout's steps.
 
     The first rollout with an environment, a storage and a policy runs eagerly, because libraries initialize during it
-    and cannot be recorded. The second rollout is recorded and replayed, and later ones are replayed. Another
-    environment, storage or policy starts from the beginning. If recording fails, rollouts stay eager.
+    and cannot be recorded. The second rollout is recorded and replayed, and later ones are replayed. With a different
+    environment, storage or policy, this starts again. If recording fails, rollouts stay eager.
     """
 
     def __init__(self, make_graph: Callable[[], Graph]) -> None:

@@ -75,7 +75,7 @@ def read_bars(path: Path | str, stamp: str = "open") -> pd.DataFrame:
 
     Args:
         path: a .parquet, .csv or .csv.gz file.
-        stamp: time that the file's timestamps hold, `open` or `close`. The result always has open times.
+        stamp: time to which the file's timestamps refer, `open` or `close`. The result always has open times.
 
     Returns:
         The columns `COLUMNS`, sorted by symbol and time. `timestamp` is datetime64[s, UTC]. If the file has a column
@@ -99,7 +99,7 @@ def tidy_bars(table: pd.DataFrame, where: str, stamp: str = "open") -> pd.DataFr
     Args:
         table: a table with the columns `COLUMNS` in any order and case.
         where: name of the table in errors.
-        stamp: time that the timestamps hold, `open` or `close`.
+        stamp: time to which the timestamps refer, `open` or `close`.
 
     Raises:
         BarsError: the table cannot be used.
@@ -140,7 +140,7 @@ def tidy_bars(table: pd.DataFrame, where: str, stamp: str = "open") -> pd.DataFr
 
 
 def _is_true(column: pd.Series) -> np.ndarray:
-    """Return True for marked rows, (rows,) bool. Any value that does not mean "no" counts as a mark."""
+    """Return True for marked rows, (rows,) bool. Any value that does not mean "no" is a mark."""
     return ~column.astype(str).str.strip().str.lower().fillna("").isin(FALSE_WORDS).to_numpy(dtype=bool)
 
 
@@ -344,11 +344,11 @@ def fill_gaps(grid: BarGrid, max_fill_bars: int = DEFAULT_MAX_FILL_BARS) -> BarG
     """Fill the first `max_fill_bars` missing bars of each gap between two real bars. The rest of a gap stays missing.
 
     A filled bar represents no trades: open, high, low and close are the last close before the gap, and volume is 0.
-    Neither its values nor its existence depends on when trading resumes, so an account in a filled bar learns nothing
-    from it. Filled bars are marked in `filled`, and the simulator fills no order in them.
+    Neither its values nor its existence depends on when trading resumes, so the agent learns nothing from a filled bar
+    about later trades. Filled bars are marked in `filled`, and the simulator fills no order in them.
 
-    Some sources contain such bars themselves. They count as filled bars regardless of their number, also after the last
-    trade of a delisted coin. Before a coin's first trade they count as missing.
+    Some sources contain such bars themselves. They are treated as filled bars, whatever their number, even after the
+    last trade of a delisted coin. Before a coin's first trade, they are treated as missing.
     """
     repeats = _repeats_last_close(grid)
     missing = grid.missing | repeats

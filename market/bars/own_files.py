@@ -48,14 +48,15 @@ def file_bars(
     """Return tidy bars from one or more files, in the format of `market.bars.candles.read_bars`.
 
     Args:
-        paths: tidy files of one timeframe. A bar in two files must be the same in both. The only exception is the last
-            bar of a file that another file continues: it had not closed, so the other file's bar is used.
+        paths: tidy files of one timeframe. A bar that two files contain must be the same in both. The only exception is
+            the last bar of a file if a second file continues after it: that bar had not closed, so the bar of the
+            second file is used.
         tickers: coin names in any form; None uses every symbol.
         timeframe: timeframe of the result: None for that of the files, or a longer one. Missing bars are not filled,
             and a longer bar with a missing part is missing.
         start: open time of the first bar, UTC, inclusive.
         end: upper bound of open times, UTC, exclusive.
-        stamp: time that the files' timestamps hold, `open` or `close`.
+        stamp: time to which the files' timestamps refer, `open` or `close`.
         now: bars that close after this time are dropped with a warning.
         offset_s: offset of the bars' open times from the UTC grid in seconds, also for longer bars.
 
@@ -96,7 +97,7 @@ def _join(paths: Sequence[Path], stamp: str, start: datetime | None, end: dateti
     tables = [table.assign(symbol=table["symbol"].astype(str), file=n) for n, table in enumerate(tables)]
     bars = pd.concat(tables, ignore_index=True)
     if SYNTHETIC in bars.columns:
-        bars[SYNTHETIC] = bars[SYNTHETIC].eq(True)  # a file without the column holds real bars
+        bars[SYNTHETIC] = bars[SYNTHETIC].eq(True)  # a file without this column contains real bars
     bars["symbol"] = bars["symbol"].replace(spellings(set(bars["symbol"])))
     bars["is_last"] = bars["timestamp"] == bars.groupby(["file", "symbol"])["timestamp"].transform("max")
     bars = bars.sort_values("is_last", kind="stable")  # among equal bars, keep the one that has certainly closed

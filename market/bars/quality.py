@@ -1,10 +1,10 @@
 """Quality report of a dataset's source bars, as plain JSON values for printing, the manifest and pictures.
 
-The figures of a coin cover its own span, from its first to its last bar, at the source's timeframe before resampling. A
-bar that the source lacks counts as missing, even if `fill_gaps` filled it. Prices, volumes and moves are those of
-existing bars in sequence. So a move over a gap belongs to the first bar after it, and a gap does not interrupt a run of
-flat bars. A source bar that only repeats the last close without volume exists, and is counted as repeated and as
-filled.
+The metrics of a coin cover its own span, from its first to its last bar, at the source's timeframe before resampling. A
+bar that is missing from the source is counted as missing, even if `fill_gaps` filled it. Prices, volumes and moves are
+those of existing bars in sequence. So a move over a gap belongs to the first bar after it, and a gap does not interrupt
+a run of flat bars. A source bar that only repeats the last close without volume exists, and is counted as repeated and
+as filled.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def account_of_bars(grid: BarGrid, kept: Sequence[tuple[int, int]], warmup_bars:
 
 
 def warn_of_few(report: dict[str, Any]) -> dict[str, Any]:
-    """Return the report, with a first warning if most bars cannot be used. It names the worst coin."""
+    """Return the report. If most bars cannot be used, its first warning names the worst coin."""
     used, there = report["used_bars"], report["grid_bars"]
     if used >= FEW_USED * there:
         return report
@@ -190,14 +190,14 @@ def _move_report(grid: BarGrid, asset: int) -> dict[str, Any]:
     }
     if len(moves):
         largest = int(np.abs(moves).argmax())
-        # Twelve digits, because the last ones differ between processors and the value is part of the dataset's hash.
+        # Twelve digits, because further digits differ between processors and the value is part of the dataset's hash.
         report["max_logret"] = float(f"{moves[largest]:.12g}")
         report["max_logret_at"] = utc_text(int(grid.time[rows[largest]]))
     return report
 
 
 def _timeline(grid: BarGrid, asset: int, rows: np.ndarray, bin_bars: int) -> dict[str, str]:
-    """Return the grid in equal bins, one character each: `.` for none, else ninths of the bin's bars, rounded up.
+    """Return the grid in equal bins, one character each: `.` for none, otherwise ninths of the bin's bars, rounded up.
 
     Kinds that never occur are omitted; see TIMELINE_KINDS. Bars outside the coin's span count in no kind.
     """

@@ -1,8 +1,8 @@
 """Alpaca's crypto bars in US dollars, without API keys, through alpaca-py. Pages are rate-limited and checked.
 
-Alpaca returns an empty response for an unknown symbol. So the first request asks for daily bars of all symbols. It
-detects unknown symbols before the download, and its days later reveal incomplete responses. Bars count as closed only
-if both the local clock and the server's clock say so.
+Alpaca returns an empty response for an unknown symbol. The first request therefore asks for daily bars of all symbols.
+It detects unknown symbols before the download, and its daily bars later reveal incomplete responses. Bars count as
+closed only if both the local clock and the server's clock say so.
 """
 
 from __future__ import annotations
@@ -153,14 +153,15 @@ class Alpaca:
         try:
             page = response.json() if response.ok else None
         except requests.JSONDecodeError:
-            return  # alpaca-py raises this error next
+            return  # alpaca-py would raise this error next
         if isinstance(page, dict) and page.get("next_page_token") and not page.get("bars"):
             raise DamagedAnswerError("a page is empty although more pages follow")
 
     def _check_covers(self, bars: pd.DataFrame, unit: SymbolMonth, period: Period) -> None:
         """Check that each full day of the period with a daily bar has bars.
 
-        A partial day must span half of the day or hold half of its volume, because a thin coin may trade only once.
+        A partial day must span half of the day or hold half of its volume, because an illiquid coin may trade only
+        once.
         """
         if unit.symbol not in self._days:
             return

@@ -1,6 +1,6 @@
 """Alpaca's order rules from its assets endpoint: `GET /v2/assets?asset_class=crypto` on the paper account.
 
-The endpoint returns smallest orders and lot sizes. It does not return minimum notional or fees, so those are copied
+The endpoint returns minimum orders and lot sizes. It returns neither minimum notionals nor fees, so these are copied
 from the previous table. Keys are read from environment variables and sent in request headers. They are never written,
 logged or quoted in a message.
 """

@@ -63,8 +63,8 @@ class Binance:
     def check(self, units: Sequence[SymbolMonth], period: Period, now: datetime) -> Period:
         """Raise BarsError early for missing first months, and drop a last month that is not published yet.
 
-        Archives are published a few days after the end of their month. If one is still missing weeks later, it will not
-        appear. A period of a single month is never shortened: a missing archive is then an error.
+        Archives are published a few days after the end of their month. An archive that is still missing weeks later
+        will not appear. A period of a single month is never shortened: a missing archive is then an error.
         """
         check_reachable(self.url, self._patience)
         first_months = {unit.symbol: unit for unit in reversed(units)}

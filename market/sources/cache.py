@@ -28,7 +28,7 @@ from market.sources.periods import SymbolMonth
 
 VALUES = (*PRICES, "volume")
 LARGEST_FILE_BYTES = 64 * 2**20  # a month of one-minute bars is about 2 MB
-FEW_STEPS = 10  # too few steps to determine the bar length of a thin coin by the most common one
+FEW_STEPS = 10  # too few steps to infer the bar length of an illiquid coin from the most common step
 LABEL, DIGEST = b"bars", b"bars_sha256"
 
 LOGGER = logging.getLogger(__name__)

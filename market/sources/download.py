@@ -28,7 +28,7 @@ from market.times import finished_before
 Progress = Callable[[int, int], None]
 """Callback with (available months, all months): once after reading the cache, then after each download."""
 
-WITHOUT_BARS = timedelta(days=1)  # tolerated at either end of the period, because thin coins do not trade every hour
+WITHOUT_BARS = timedelta(days=1)  # tolerated at either end of the period; illiquid coins do not trade every hour
 
 LOGGER = logging.getLogger(__name__)
 

@@ -53,7 +53,7 @@ class DamagedAnswerError(Exception):
 
 
 class Pacer:
-    """Rate limiter: at most `limit` requests start within any `window_s` seconds, and further ones wait."""
+    """Rate limiter: at most `limit` requests start within any `window_s` seconds, and further requests wait."""
 
     def __init__(self, limit: int, window_s: float) -> None:
         self._started: deque[float] = deque(maxlen=limit)
@@ -182,7 +182,7 @@ def sent_at(response: requests.Response) -> datetime | None:
 def check_reachable(url: str, patience: Patience) -> None:
     """Raise BarsError within `connect_s` if the server is unreachable, including the name lookup.
 
-    Behind a proxy nothing is checked, because only the proxy can connect.
+    Behind a proxy, nothing is checked, because only the proxy can connect.
     """
     if requests.utils.get_environ_proxies(url):
         return

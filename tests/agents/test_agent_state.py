@@ -62,7 +62,7 @@ def test_another_agents_state_is_refused_by_name(tmp_path):
     with pytest.raises(AgentStateError, match=STATE_FILE):
         other.save_or_load_agent(str(tmp_path), if_save=False)
     (tmp_path / STATE_FILE).write_bytes(b"\x00" * 40)
-    with pytest.raises(AgentStateError, match="not a whole"):
+    with pytest.raises(AgentStateError, match="not a complete"):
         other.save_or_load_agent(str(tmp_path), if_save=False)
 
 

@@ -366,7 +366,7 @@ def test_another_market_is_refused():
     agent = band_agent(band_env())
     other = band_env(config=random_config(300, 2, 3, segments=SEGMENTS, seed=9))
     other.reset()
-    with pytest.raises(ValueError, match="another market"):
+    with pytest.raises(ValueError, match="a different market"):
         agent.explore_vec_env(other, 5)
 
 
@@ -381,7 +381,7 @@ def test_bars_are_told_apart_by_all_that_the_agent_takes_from_them(changed):
     if changed == "a copy":
         agent.explore_vec_env(other, 20)
     else:
-        with pytest.raises(ValueError, match="another market"):
+        with pytest.raises(ValueError, match="a different market"):
             agent.explore_vec_env(other, 20)
 
 

@@ -147,5 +147,5 @@ def test_an_agent_with_a_replay_memory_refuses():
 
 def test_an_environment_of_another_market_is_refused():
     (_, agent), (other, _) = made(True), made(True, config=random_config(120, 3, 4, seed=1))
-    with pytest.raises(ValueError, match="another market"):
+    with pytest.raises(ValueError, match="a different market"):
         agent.explore_vec_env(other, 4)

@@ -93,7 +93,7 @@ def test_a_rollback_to_a_damaged_or_unknown_deployment_is_refused(deployments):
         install(deployments.folder, name, seed)
     (deployments.folder / "a" / POLICY_FILE).write_bytes(b"")
     before = deployments.log.path.read_bytes()
-    with pytest.raises(DeploymentError, match=r"a/policy\.safetensors is not a whole"):
+    with pytest.raises(DeploymentError, match=r"a/policy\.safetensors is not a complete"):
         roll_back(deployments.folder)
     assert deployments.current().name == "b"
     assert deployments.log.path.read_bytes() == before

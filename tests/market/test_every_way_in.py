@@ -109,7 +109,7 @@ def test_features_must_fit_float32_under_every_rule_set_also_once_scaled(env, ru
     values = arrays()
     values["tech_array"][7, 3] = 2e38
     come_in(env, tmp_path, values, rules, norm_tech=1.0)
-    with pytest.raises(ValueError, match=r"is 2e\+38 at bar 7, column 3 \(1 such values\); it must be -1\.7.*e\+38"):
+    with pytest.raises(ValueError, match=r"is 2e\+38 at bar 7, column 3 \(1 such values\); it must be between -.*38"):
         come_in(env, tmp_path, values, rules, norm_tech=2.0)
     with pytest.raises(ValueError, match=r"tech_array is 2e\+38 at bar 7"):
         come_in(env, tmp_path, {**values, "tech_array": values["tech_array"].astype(np.float32)}, rules, norm_tech=-2.0)

@@ -45,7 +45,8 @@ def test_memory_bounds_the_number():
 
 def test_too_little_memory_is_an_error_that_names_the_sizes():
     with pytest.raises(
-        ValueError, match=r"the largest rollout \(9.54 MiB\) together need more than 50% of the free memory \(9.77 KiB\)"
+        ValueError,
+        match=r"the largest rollout \(9.54 MiB\) together need more than 50% of the free memory \(9.77 KiB\)",
     ):
         choose(free_bytes=10_000)
 
