@@ -23,8 +23,7 @@ for _ in range(N_UPDATES):
         policy = torch.distributions.Normal(actor(seen), 0.5)
         action = policy.sample()
         state, reward, done, info = env.step(action.clamp(-1.0, 1.0))
-        # A window ends because its bars end, not because of ruin, so the last reward is bootstrapped with the final
-        # value.
+        # A window ends because its bars end, not because of ruin, so its last reward is bootstrapped.
         later = torch.where(info["truncated"], critic(info["final_state"]).detach(), 0.0)
         steps.append((policy.log_prob(action).sum(-1), critic(seen), reward + GAMMA * later, ~done))
     log_probs, values, rewards, goes_on = (torch.stack(column) for column in zip(*steps, strict=True))

@@ -221,7 +221,7 @@ def test_skill_among_noise_is_found(made, tmp_path):
 def test_too_few_trials_say_how_many_are_needed(made):
     returns = read_returns(made.study, made.folder)
     with pytest.raises(
-        StudyError, match=r"needs at least 20 completed trials; the study has 12 \(2 more ended .* run 8 more"
+        StudyError, match=r"needs at least 20 completed trials; the study has 12 \(2 more finished .* run 8 more"
     ):
         require_trials(returns, 20)
 
