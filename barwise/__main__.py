@@ -41,8 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
-        exit_code("barwise", lambda: print(usage(), flush=True))
-        return 0 if arguments else USER_ERROR
+        sys.argv[0] = "barwise"
+        code = exit_code("barwise", lambda: print(usage(), flush=True))
+        return code if code or arguments else USER_ERROR
     name, *flags = arguments
     if name not in COMMANDS:
         sys.stderr.write(f"barwise: unknown command {name}; barwise --help lists all commands\n")

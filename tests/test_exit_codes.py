@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from barwise.__main__ import main
 from barwise.arguments import exit_code
 from barwise.setup_checks import packages
 from market.errors import BarsError, DatasetError, VenueError
@@ -64,6 +65,20 @@ def test_a_script_of_another_checkout_is_refused(tmp_path):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{tmp_path} is not the installed checkout ({ROOT})" in done.stderr
+
+
+def test_the_list_of_commands_reports_its_own_error(tmp_path, monkeypatch, capsys):
+    (tmp_path / "barwise").mkdir()
+    (tmp_path / "barwise" / "__main__.py").touch()
+    monkeypatch.setattr(sys, "argv", ["elsewhere/bin/barwise"])
+    monkeypatch.chdir(tmp_path)
+    assert main(["--help"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "is not the installed checkout" in err
+    monkeypatch.chdir(ROOT)
+    assert (main(["--help"]), main([])) == (0, 2)
+    assert capsys.readouterr().out.count("usage: barwise COMMAND") == 2
 
 
 @pytest.mark.parametrize(

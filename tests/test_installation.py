@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -35,12 +36,28 @@ def pip(*arguments: str, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def checkout(tmp_path_factory) -> Path:
+    """Clone the repository and its uncommitted changes, because a build writes into the folder that it builds."""
+    copy = tmp_path_factory.mktemp("checkout") / "a folder with blanks"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
+    command = ["git", "ls-files", "-z", "--modified", "--others", "--exclude-standard"]
+    changed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, changed.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+        else:
+            (copy / name).unlink(missing_ok=True)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    gone = ROOT / "build" / "lib" / "train" / "of_an_earlier_build.py"  # setuptools would put it into the wheel
+    gone = checkout / "build" / "lib" / "train" / "of_an_earlier_build.py"  # setuptools would put it into the wheel
     gone.parent.mkdir(parents=True, exist_ok=True)
     gone.touch()
-    pip("wheel", "-q", "--no-index", "--no-build-isolation", "--no-deps", "-w", str(folder), str(ROOT))
+    pip("wheel", "-q", "--no-index", "--no-build-isolation", "--no-deps", "-w", str(folder), str(checkout))
     return next(folder.glob("barwise-*.whl"))
 
 

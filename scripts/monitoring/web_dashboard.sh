@@ -13,7 +13,8 @@ source "$REPO/scripts/setup/environment.sh"
 
 usage() {
     cat <<'HELP'
-usage: scripts/monitoring/web_dashboard.sh [--port N] [--study-name NAME] [--storage URL] [--artifact-dir DIR] [--help]
+usage: scripts/monitoring/web_dashboard.sh [--port N] [--study-name NAME] [--storage URL] [--results-dir DIR]
+                                           [--artifact-dir DIR] [--help]
 
 Creates or reuses the Python environment, as ./start_vectorized_training.sh does, and serves the study's database at
 http://127.0.0.1:8080 until Ctrl-C. The pages show values, hyperparameters and their importance, and equity curves.
@@ -22,6 +23,7 @@ http://127.0.0.1:8080 until Ctrl-C. The pages show values, hyperparameters and t
   --study-name NAME   study whose page is printed at the start (default: the newest)
   --storage URL       study database: sqlite:///FILE or postgresql://USER@HOST/NAME
                       (default: databases/optuna_cappuccino.db in the repository)
+  --results-dir DIR   folder that contains the study's results folder (default: the one the study was run with)
   --artifact-dir DIR  folder that contains the trials' plots (default: the folder artifacts next to the study's results)
   --help              print this text
 

@@ -197,7 +197,7 @@ class World:
         else:
             pages = [p.page for p in ended]
         texts = [re.sub(r"Written [^.]* UTC", "", page.read_text()) for page in pages]
-        if len(set(texts)) == 1 and "files are missing" not in texts[0]:
+        if len(set(texts)) == 1 and "are missing" not in texts[0]:
             return []
         differ = [
             "  ".join(pair) for pair in zip(*(t.splitlines() for t in texts[:2]), strict=False) if len(set(pair)) > 1

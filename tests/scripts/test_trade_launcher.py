@@ -12,6 +12,7 @@ from tests.support.launcher_clone import (
     DEMONSTRATION,
     Clone,
     assert_one_line_error,
+    clean_environment,
     is_running,
     start_in_own_session,
     wait_until,
@@ -229,9 +230,10 @@ def test_help_explains_trading_and_starts_nothing(clone):
 def test_the_commands_that_are_shown_can_be_pasted(fresh):
     shown = fresh.launch("--trade", STUB_DEPLOYER_CODE="3").stdout
     (retry,) = re.findall(r"^  (.*--allow-synthetic.*)$", shown, re.M)
-    done = subprocess.run(["bash", "-c", retry], capture_output=True, text=True, check=True)
+    variables = clean_environment()
+    done = subprocess.run(["bash", "-c", retry], capture_output=True, text=True, check=True, env=variables)
     assert "'--allow-unproven'" in done.stdout
     (again,) = re.findall(r"^  (.*--trade --allow-unproven)$", shown, re.M)
-    pasted = subprocess.run(["bash", "-c", again], capture_output=True, text=True, check=False)
+    pasted = subprocess.run(["bash", "-c", again], capture_output=True, text=True, check=False, env=variables)
     assert pasted.returncode == 0, pasted.stdout + pasted.stderr
     assert traders_flags(fresh) == f"stub trader [{replay_flags(fresh)}, '--allow-unproven']"

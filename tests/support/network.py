@@ -28,6 +28,7 @@ class Network:
         self._forgotten_before = 0
         self._left_bytes: int | None = None  # bytes that still reach the server before its direction is lost
         self._n_connections = 0
+        self._servers: list[socket.socket] = []
         self._lock = threading.Lock()
         self._listener = socket.create_server((address, 0))
         self.port = self._listener.getsockname()[1]
@@ -40,6 +41,10 @@ class Network:
     def forget(self) -> None:
         """Make every open connection half open: the server's end is closed, and the client does not notice."""
         self._forgotten_before = self._n_connections
+        for server in self._servers:
+            with suppress(OSError):  # closed already
+                server.shutdown(socket.SHUT_RDWR)  # `close` would not end a connection that a thread is reading
+        self._servers.clear()
 
     def cut_after(self, n_bytes: int) -> None:
         """Drop everything sent to the server after `n_bytes` more bytes, for example during an upload."""
@@ -57,6 +62,7 @@ class Network:
             except ConnectionRefusedError:  # the server is not running
                 client.close()
                 continue
+            self._servers.append(server)
             spoke = [TO_CLIENT]
             for direction, source, sink in ((TO_SERVER, client, server), (TO_CLIENT, server, client)):
                 source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -88,8 +94,6 @@ class Network:
             while direction in self.lost:
                 time.sleep(0.01)
             if number < self._forgotten_before:
-                if direction == TO_SERVER:
-                    sink.close()
                 continue
             with suppress(OSError):
                 if content:
